@@ -19,7 +19,7 @@ from codexpool.cli.shared_logins import share
 from codexpool.cli.shells import eval_line
 from codexpool.cli.tokens import GivenToken, NotAccepted, Verified, remember_new, usable, verify
 from codexpool.common.private_files import UnusableError
-from codexpool.config.model import IdentitySpec, Inline, Table
+from codexpool.config.model import FromEnv, IdentitySpec, Inline, Table
 from codexpool.config.sources import in_keyring, other_owner, proof_of, write_keyring
 from codexpool.config.tables import Value, with_table
 from codexpool.credentials import Credential
@@ -92,6 +92,9 @@ def add_identity(
         if given.keys:  # A file of the operator's.
             what = "is not used any more, and its next renewal would break the login in the state: delete it"
             click.echo(f"codexpool: {given.keys['auth_json']} {what}", err=True)
+    if isinstance(given.source, FromEnv) and any_announced():
+        what = "set it where that is started, and start it again"
+        click.echo(f"codexpool: the running proxy needs {given.source.variable}, too: {what}", err=True)
     _say_what_is_next(path)
     if table.get("priority") and Pool(path).config.selection is not Selection.DRAIN_FIRST:
         click.echo('codexpool: a priority counts only with selection = "drain-first" in [pool]', err=True)

@@ -83,7 +83,7 @@ async def output(line: CommandLine, environ: Mapping[str, str] | None = None) ->
     if (lines := len(token.splitlines())) > 1:
         raise NoTokenNowError(f"{name} printed {lines} lines instead of a token{_quoted(errors)}")
     if len(token) < MIN_TOKEN or len(printed) >= MAX_OUTPUT or not _TOKEN.fullmatch(token):
-        what = f"{name} printed something that is not a token ({len(token)} characters)"
+        what = f"{name} printed something that is not a token ({len(token)} character{'s' * (len(token) != 1)})"
         raise NoTokenNowError(f"{what}{_quoted(errors)}")
     if token.startswith(PREFIX):
         raise NoTokenNowError(f"{name} printed a pool member's key, which is not the token of an identity")

@@ -77,7 +77,7 @@ FORMS: Final = (
     ),
     Form(
         _is_token_of_a_login,
-        "is the token of a ChatGPT login, which soon expires and cannot be renewed without the login",
+        "is the access token of a ChatGPT login, which soon expires and cannot be renewed without the login",
         _LOG_IN,
     ),
     Form(is_jwt, "is a JWT, but neither of a ChatGPT login nor of an agent identity", _PAT),

@@ -203,6 +203,14 @@ def test_names_that_a_file_has_already_stay_valid(pool: Pool) -> None:
     assert list(pool.list()) == ["_x"]
 
 
+def test_a_variable_is_for_the_running_proxy_too(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", pool.secret(pat("work").token))
+    monkeypatch.setattr(new_identity, "any_announced", lambda: True)
+    pool.standin.add(pat("work"))
+
+    assert "the running proxy needs MY_TOKEN, too" in pool.run("add", "work", "--env", "MY_TOKEN").stderr
+
+
 def test_a_place_that_cannot_be_written_is_no_reason_to_ask_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, at_terminal: None
 ) -> None:

@@ -81,6 +81,7 @@ async def test_it_wants_to_be_run_again_after_its_interval(tmp_path: Path) -> No
         (("echo '<html>not logged in</html>'",), "printed something that is not a token (26 characters)"),
         (("echo 'Error: log in first, please'",), "printed something that is not a token"),
         (("echo short",), "printed something that is not a token (5 characters)"),
+        (("echo 1",), "printed something that is not a token (1 character)"),
         (("printf '\\377\\376'",), "printed something that is not a token"),
         (("head -c 100000 /dev/zero | tr '\\0' a",), "printed something that is not a token"),
     ],

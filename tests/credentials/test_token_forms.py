@@ -38,7 +38,7 @@ MISTAKES = {
     "codexpool-sk-0123456789": "is the key that encrypts logins in the state",
     "sk-proj-0123456789": "is an API key",
     "rt_0123456789": "is the refresh token of a login",
-    OF_A_LOGIN: "is the token of a ChatGPT login",
+    OF_A_LOGIN: "is the access token of a ChatGPT login",
     signed({"alg": "RS256"}, {"sub": "x"}): "is a JWT, but neither",
     AGENT[:200]: "is an incomplete JWT",
     "0123456789": "does not start with at-",
