@@ -45,6 +45,12 @@ def clean_ending() -> Iterator[None]:
             click.echo(err=True)  # The shell's prompt begins on a line of its own.
             raise SystemExit(INTERRUPTED) from None
         raise
+    except click.UsageError as error:  # It quotes what was typed, perhaps a token in the wrong place.
+        from codexpool.redaction import redact_tokens
+
+        if (message := redact_tokens(error.format_message())) != error.format_message():
+            raise click.UsageError(message, error.ctx) from None
+        raise
     except OSError as error:
         is_gone = isinstance(error, BrokenPipeError) and any(map(reader_is_gone, (sys.stdout, sys.stderr)))
         is_of_output = _has_failed(sys.stdout)

@@ -15,6 +15,7 @@ from codexpool.config.statements import KeyPath, first_lines
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NO_FOLDER = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.")  # on Windows
 SEPARATOR = "+"  # Comes between a user of the proxy and the name of an identity: it is in no name.
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -206,6 +207,8 @@ def new_name_problem(name: str, others: Iterable[str], of: Table) -> tuple[str, 
         return problem
     if not name[0].isalnum():
         return f"{shown(name)} begins with {name[0]}", "begin it with a letter or a digit"
+    if NO_FOLDER.fullmatch(name):
+        return f"{shown(name)} is not a name for a folder on Windows", "choose another one"
     same = (other for other in others if other != name and other.casefold() == name.casefold())
     if (other := next(same, None)) is not None:
         return f"{shown(name)} differs from {of} {shown(other)} in case only", "choose another one"

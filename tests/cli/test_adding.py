@@ -168,6 +168,8 @@ NAMES = {
     ".hidden": "begins with .",
     "_x": "begins with _",
     "WORK": "differs from identity",
+    "nul.x": "not a name for a folder on Windows",
+    "work.": "not a name for a folder on Windows",
     "a/b": "is not a valid name",
     "": "is empty",
 }

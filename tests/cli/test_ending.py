@@ -65,6 +65,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("wrong", [["{}"], ["list", "{}"], ["list", "--{}"], ["list", "--config", "/x/{}"]])
+def test_a_token_in_the_wrong_place_is_not_shown(wrong: list[str]) -> None:
+    token = "at-secret0secret0secret0secret0"
+
+    result = CliRunner().invoke(main, [word.format(token) for word in wrong])
+
+    assert result.exit_code == 2
+    assert "sha256:" in result.output
+    assert token not in result.output
+
+
 def test_a_broken_pipe_that_is_not_its_output_is_an_error() -> None:
     assert ending(raises(BrokenPipeError(32, "Broken pipe"))) == (1, "codexpool: Broken pipe")
 
