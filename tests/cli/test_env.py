@@ -335,7 +335,7 @@ def test_the_ca_is_the_running_proxys(run: Run, announced: Path) -> None:
 def test_a_missing_ca_fails_with_a_remedy(run: Run) -> None:
     said = run(code=1)
 
-    assert said.stdout == ""
+    assert said.stdout == "false\n"
     assert "codexpool setup" in said.stderr
     assert "codexpool run" in said.stderr
 
@@ -343,8 +343,18 @@ def test_a_missing_ca_fails_with_a_remedy(run: Run) -> None:
 def test_the_ca_of_another_machine_must_be_named(run: Run, authority_at_home: Path) -> None:
     said = run("--proxy", TEAM, code=1)
 
-    assert said.stdout == ""
+    assert "export" not in said.stdout
     assert "--ca PATH" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"), [((), "false\n"), (("--for", "vscode"), ""), (("--for", "ci"), "")]
+)
+def test_a_client_does_not_start_if_there_is_nothing_to_set(
+    run: Run, arguments: tuple[str, ...], printed: str
+) -> None:
+    """``eval "" && codex`` would start it, past the proxy. A file must not get that line."""
+    assert run(*arguments, "--shell", "fish", code=1).stdout == printed
 
 
 def test_the_cas_private_key_is_refused(run: Run, ca: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -92,23 +93,25 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
         PowerShell   codexpool env | Out-String | Invoke-Expression
 
     --for vscode and --for desktop print lines for ~/.codex/.env, --for ci prints lines for "$GITHUB_ENV". Notes for
-    you go to standard error. A member key is never printed. `codexpool doctor` checks the result.
+    you go to standard error. A member key is never printed. `codexpool doctor` checks the result. If this command
+    fails, it prints `false`, so that codex is not started without the proxy.
 
     With --identity the proxy's URL contains NAME as its user, which the client sends to the proxy. Sessions started
     with these variables are served by that identity only; while it cannot serve, the client shows why. Without
     --identity the pool chooses again. Start the TUI with `codex --no-daemon`: otherwise it may use a background
     server with the variables of another terminal.
     """
-    proxy = find_proxy(proxy_url)
-    authority = trusted(ca, proxy)
-    at = proxy.at if identity is None else _naming(identity, proxy)
-    changes: dict[str, str | None] = {"HTTPS_PROXY": url_of(at)}
-    if kind in ("vscode", "desktop"):  # There the client does not read CODEX_CA_CERTIFICATE.
-        changes["SSL_CERT_FILE"] = str(_bundle(authority, os.environ))
-    else:
-        changes["CODEX_CA_CERTIFICATE"] = str(authority.path)
-    changes |= without_bypasses(os.environ)
     shell = shell or shells.shell_of(os.environ)
+    with _nothing_follows(kind, shell):
+        proxy = find_proxy(proxy_url)
+        authority = trusted(ca, proxy)
+        at = proxy.at if identity is None else _naming(identity, proxy)
+        changes: dict[str, str | None] = {"HTTPS_PROXY": url_of(at)}
+        if kind in ("vscode", "desktop"):  # There the client does not read CODEX_CA_CERTIFICATE.
+            changes["SSL_CERT_FILE"] = str(_bundle(authority, os.environ))
+        else:
+            changes["CODEX_CA_CERTIFICATE"] = str(authority.path)
+    changes |= without_bypasses(os.environ)
     form = {"cli": shells.SHELLS[shell], "ci": shells.github}.get(kind, shells.dotenv)
     text = "".join(f"{line}\n" for line in form(changes))
     # A path is bytes, whatever the terminal's encoding is.
@@ -116,6 +119,20 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
     named = [NO_DAEMON] if kind == "cli" and identity is not None else []
     for note in [*NOTES[kind], *named, *_hints(kind, shell, at, os.environ)]:
         click.echo(f"codexpool: {note}", err=True)
+
+
+@contextlib.contextmanager
+def _nothing_follows(kind: str, shell: str) -> Iterator[None]:
+    """Print ``false`` if there is nothing to set: otherwise ``eval "$(codexpool env)" && codex`` would start codex.
+
+    The client would then go past the proxy, with its own login. PowerShell has no such line.
+    """
+    try:
+        yield
+    except click.ClickException:
+        if kind == "cli" and shell != "powershell" and not sys.stdout.isatty():
+            click.echo("false")
+        raise
 
 
 def without_bypasses(environ: Mapping[str, str]) -> dict[str, str | None]:
