@@ -177,6 +177,8 @@ def _restore(managed: Manager, before: str | None) -> None:
             managed.file.unlink(missing_ok=True)
         else:
             _write(managed.file, before)
+            managed.start()  # A restart that failed has ended the proxy.
+            return
         managed.forget()
 
 
