@@ -156,7 +156,7 @@ export HTTPS_PROXY={proxy}
 export CODEX_CA_CERTIFICATE="${{XDG_CONFIG_HOME:-$HOME/.config}}/codexpool/ca-{short}.pem"
 export CODEX_ACCESS_TOKEN={key}
 
-mkdir -p "${{CODEX_CA_CERTIFICATE%/*}}" && cat > "$CODEX_CA_CERTIFICATE" <<'END'
+mkdir -p "${{CODEX_CA_CERTIFICATE%/*}}" && cat >| "$CODEX_CA_CERTIFICATE" <<'END'
 {pem}
 END
 

@@ -44,9 +44,12 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 
 def sourced(invitation: Path, home: Path, **environ: str) -> tuple[dict[str, str], str]:
-    """Return the environment of a member's shell after it has read an invitation, and what it printed."""
+    """Return the environment of a member's shell after it has read an invitation, and what it printed.
+
+    The shell is strict: it ends at an error, and replaces no file (noclobber).
+    """
     done = subprocess.run(
-        ["sh", "-euc", f". '{invitation}'; env"],
+        ["sh", "-euCc", f". '{invitation}'; env"],
         env={"PATH": os.environ["PATH"], "HOME": str(home), **environ},
         capture_output=True,
         text=True,
@@ -64,7 +67,8 @@ def test_an_invitation_sets_up_the_members_shell(home: Path, tmp_path: Path) -> 
     theirs = tmp_path / "ann"
     theirs.mkdir()
     file.rename(theirs / "invitation.sh")
-    found, printed = sourced(theirs / "invitation.sh", theirs)
+    for _ in range(2):  # also in the next shell
+        found, printed = sourced(theirs / "invitation.sh", theirs)
     (entry,) = tomllib.loads((home / "pool.toml").read_text())["member"]
     authority = ca_files.certificate(home / ".mitmproxy" / ca_files.CERTIFICATE)
     assert printed == ""
