@@ -110,6 +110,7 @@ def test_no_second_authority_is_made_beside_a_proxy(run: Run, other: tuple[FakeP
     assert not (tmp_path / ".mitmproxy").exists()
     assert certificate(theirs).fingerprint in said
     assert "docker cp" in said
+    assert "http://codex.pool/ca.pem" in said
     assert f'eval "$(codexpool env --ca {CERTIFICATE})" && codex' in said
     assert (document["certificate"], document["proxy"]) == (None, f"127.0.0.1:{fake.port}")
     assert document["sha256"] == certificate(theirs).fingerprint

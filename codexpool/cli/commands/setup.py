@@ -74,9 +74,11 @@ The proxy at {{proxy}} has the certificate authority of another user, container 
   SHA-256      {{sha256}}
   valid until  {{expires}}
 
-So none was created here. Get the certificate from where that proxy runs, and compare its fingerprint:
+So none was created here. Get the certificate from a service of the system, a container, or the proxy itself:
   sudo cat /var/lib/codexpool/mitmproxy/{CERTIFICATE} > {CERTIFICATE}
   docker cp codexpool:/var/lib/codexpool/mitmproxy/{CERTIFICATE} .
+  curl -x http://{{proxy}} http://codex.pool/ca.pem > {CERTIFICATE}
+Then compare its fingerprint with the one that the operator tells you:
   openssl x509 -noout -fingerprint -sha256 -in {CERTIFICATE}"""
 
 
