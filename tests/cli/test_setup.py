@@ -152,7 +152,7 @@ def test_env_leads_no_client_to_a_proxy_with_another_authority(
 
     assert (refused.exit_code, named.exit_code) == (1, 0)
     assert "codexpool setup" in refused.stderr
-    assert refused.stdout == ""
+    assert refused.stdout == "false\n"
 
 
 @pytest.mark.parametrize("answer", [(404, {"error": {}}), (200, "<html>"), (403, {"error": {}})], ids=str)
