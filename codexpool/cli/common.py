@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -45,6 +46,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Spec = TypeVar("Spec", IdentitySpec, MemberSpec)
 
 CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
+NOTICED: Final = "Running proxies notice within two seconds"
 
 
 class Failure(click.ClickException):
@@ -78,6 +80,11 @@ def json_option(command: F) -> F:
 
 def ids_option(command: F) -> F:
     return click.option("--ids", "with_ids", is_flag=True, help="Show account, user and fingerprint, too.")(command)
+
+
+def can_ask() -> bool:
+    """Return whether a person can be asked: at a terminal."""
+    return sys.stdin.isatty()
 
 
 def name_argument(command: F) -> F:
@@ -164,6 +171,15 @@ def open_the_state() -> Iterator[State]:
         is_written = state.close()
     if not is_written:
         raise Failure("state: could not write all of it; try again")
+
+
+def transact(work: Callable[[Connection], T], failed: type[Failure] = Failure) -> T:
+    """Do ``work`` in a transaction of the state. Raises Failure, of the kind ``failed`` if nothing was done."""
+    with open_the_state() as state:
+        try:
+            return state.transact(work)
+        except StateError as error:
+            raise failed(f"state: {error}") from None
 
 
 def state_location() -> Location:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Final
+
+CODEXPOOL: Final = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')")
+"""Starts the `codexpool` of this installation in a process of its own."""
 
 
 def entry() -> Path:

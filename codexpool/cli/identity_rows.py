@@ -23,7 +23,7 @@ from codexpool.pool.usage import MAIN, NOTHING, Usage
 from codexpool.state import Record, Snapshot, record_name
 from codexpool.state.notes import NOT_FOR, USAGE
 from codexpool.upkeep.verification import UNKNOWN
-from codexpool.views.formatting import local_time, plain, span
+from codexpool.views.formatting import counted, local_time, plain, span
 from codexpool.views.limits import limited, limits, reset_credits
 
 
@@ -241,7 +241,7 @@ def described_credits(credits: Mapping[str, Any] | None) -> str:
     number = credits["available"]
     first = "" if number == 1 else "the first "
     until = f", {first}until {local_time(credits['expires_at'])}" if credits["expires_at"] else ""
-    return f"{number} reset credit{'' if number == 1 else 's'}{until}"
+    return f"{counted(number, 'reset credit')}{until}"
 
 
 def _used(limit: Mapping[str, Any]) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from codexpool.cli.common import Unchanged, open_the_state
+from codexpool.cli.common import Unchanged, transact
 from codexpool.common.private_files import UnusableError
 from codexpool.credentials.auth_json import Login, text_of
 from codexpool.pool.identity import IdentityKey
-from codexpool.state import StateError
 from codexpool.tokens.state_keys import MAKE_ONE, VARIABLE, StateKeys, state_keys
 
 if TYPE_CHECKING:
@@ -42,19 +41,11 @@ def share(key: IdentityKey, login: Login) -> None:
             raise Unchanged(f"{what}, which {keys.source} does not have; {remedy}")
         logins.log_in(connection, key, keys.seal(text_of(login.document), key))
 
-    with open_the_state() as state:
-        try:
-            state.transact(put)
-        except StateError as error:
-            raise Unchanged(f"state: {error}") from None
+    transact(put, Unchanged)
 
 
 def delete(key: IdentityKey) -> bool:
     """Delete a login from the state, for all proxies. Return whether there was one. Raises Failure."""
     from codexpool.state import logins
 
-    with open_the_state() as state:
-        try:
-            return state.transact(lambda connection: logins.remove(connection, key))
-        except StateError as error:
-            raise Unchanged(f"state: {error}") from None
+    return transact(lambda connection: logins.remove(connection, key), Unchanged)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from codexpool.cli.output import STATUS_STYLES, UNWRAPPED, needed
 from codexpool.pool.identity import Status
-from codexpool.views.formatting import clock, local_time, plain_document, size, span
+from codexpool.views.formatting import clock, counted, local_time, plain_document, size, span
 
 Document = Mapping[str, Any]
 
@@ -203,8 +203,8 @@ class StatusView:
         lines = [Text(f"{total:,}{', last used:' if newest else ''}")]
         for session in newest:
             facts = [f" with {session['identity']}"]
-            facts += [f"moved {_counted(session['moves'], 'time')}"] if session["moves"] else []
-            facts += [_counted(session["requests"], "request"), f"{span(self._at - session['last_at'])} ago"]
+            facts += [f"moved {counted(session['moves'], 'time')}"] if session["moves"] else []
+            facts += [counted(session["requests"], "request"), f"{span(self._at - session['last_at'])} ago"]
             facts += [session["model"]] if session["model"] else []
             lines.append(Text.assemble((short(session["key"]), "bold"), ", ".join(facts)))
         return Text("\n").join(lines)
@@ -214,7 +214,7 @@ class StatusView:
         if not pins:
             return None
         total = self._document["pins_total"]
-        lines = [Text(f"{_counted(total, 'session')}, last pinned:")]
+        lines = [Text(f"{counted(total, 'session')}, last pinned:")]
         for pin in pins[:SESSIONS_SHOWN]:
             ago = span(self._at - pin["at"])
             lines.append(Text.assemble((_short_id(pin["session"]), "bold"), f" to {pin['identity']}, {ago} ago"))
@@ -236,12 +236,12 @@ class StatusView:
         totals = self._document["totals"]
         return ", ".join(
             (
-                _counted(totals["requests"], "request"),
-                _counted(totals["refusals"], "refusal"),
-                _counted(totals["failures"], "failure"),
+                counted(totals["requests"], "request"),
+                counted(totals["refusals"], "refusal"),
+                counted(totals["failures"], "failure"),
                 f"{totals['sent_again']:,} sent again",
                 f"{totals['under_way']:,} under way",
-                f"{_counted(totals['sockets_open'], 'socket')} open",
+                f"{counted(totals['sockets_open'], 'socket')} open",
                 f"{size(totals['bytes_out'])} sent",
                 f"{size(totals['bytes_in'])} received",
             )
@@ -282,7 +282,7 @@ def _notes(identity: Document, at: float) -> Iterator[Text]:
         expires = credits["expires_at"]
         which = "which" if credits["available"] == 1 else "the first"
         until = f", {which} expires in {span(expires - at)}" if expires is not None else ""
-        yield Text(f"{_counted(credits['available'], 'reset credit')}{until}", "cyan")
+        yield Text(f"{counted(credits['available'], 'reset credit')}{until}", "cyan")
 
 
 def _member(member: Document) -> Text:
@@ -297,14 +297,14 @@ def _member(member: Document) -> Text:
 
 def _lost(state: Document) -> str:
     """Say what a lost engine means: nothing that clients notice."""
-    kept = f"{_counted(state['waiting'], 'row')} to write" if state["waiting"] else "what it learns"
+    kept = f"{counted(state['waiting'], 'row')} to write" if state["waiting"] else "what it learns"
     return f"{state['where']} does not answer. This proxy goes on with what it knows, and keeps {kept}"
 
 
 def _proxy(proxy: Document, at: float) -> Text:
     facts = ["this one"] if proxy["self"] else []
     facts += [f"codexpool {proxy['version']}", f"process {proxy['pid']}", f"up {span(at - proxy['started_at'])}"]
-    facts += [_counted(proxy["sessions"], "session")]
+    facts += [counted(proxy["sessions"], "session")]
     silent = "" if proxy["alive"] else f", no heartbeat for {span(at - proxy['seen_at'])}"
     return Text.assemble((proxy["host"], "bold"), f" {', '.join(facts)}", (silent, "yellow"))
 
@@ -331,7 +331,3 @@ def _short_id(key: str) -> str:
 def style_of(status: str) -> str:
     """Return the style of an identity's status, which a newer proxy may have invented."""
     return STATUS_STYLES.get(Status(status), "") if status in set(Status) else ""
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

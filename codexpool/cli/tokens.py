@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from codexpool.cli import completions, via
-from codexpool.cli.common import Failure, Unchanged, open_the_state, sources, verification
+from codexpool.cli.common import Failure, Unchanged, can_ask, open_the_state, sources, verification
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import (
     FromAuthJson,
@@ -155,15 +155,10 @@ def until_accepted(ask: Callable[[], GivenToken], use: Callable[[GivenToken], T]
             click.echo("codexpool: try again, or press Ctrl-C", err=True)
 
 
-def can_be_asked() -> bool:
-    """Return whether a person is at the terminal."""
-    return sys.stdin.isatty()
-
-
 def _can_be_typed_for(service: str, name: str) -> bool:
     """Return whether the keyring has no token yet, and there is a person to ask. Raises Unchanged."""
     try:
-        return can_be_asked() and in_keyring(service, name) is None
+        return can_ask() and in_keyring(service, name) is None
     except UnusableError as error:
         raise Unchanged(f"{error.what}; {error.remedy}") from None
 
@@ -171,7 +166,7 @@ def _can_be_typed_for(service: str, name: str) -> bool:
 def _read_token(prompt: str, from_stdin: bool) -> str:
     if from_stdin:
         text = sys.stdin.read()
-    elif can_be_asked():
+    elif can_ask():
         text = str(click.prompt(prompt, hide_input=True, err=True))
     else:
         raise click.UsageError("no token given. Use --token-stdin, or another source (see --help)")

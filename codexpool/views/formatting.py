@@ -56,6 +56,11 @@ def relative(seconds: float, now: float) -> str:
     return f"in {span(seconds - now)}" if seconds > now else f"{span(now - seconds)} ago"
 
 
+def counted(number: int, what: str) -> str:
+    """Format a number of things: ``1 request``, ``1,200 requests``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def size(number: float | None) -> str:
     """Format a number of bytes: ``812 B``, ``5.1 kB``, ``3.2 MB``."""
     if not _is_number(number):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from codexpool.cli.entry import CODEXPOOL
 from tests.running import ROOT
-
-COMMAND = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')")
-"""The command, installed or not."""
 
 
 class World:
@@ -33,7 +30,7 @@ class World:
 
     def run(self, *arguments: str, seconds: float = 90) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*CODEXPOOL, *arguments],
             env=self.environ,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -45,7 +42,7 @@ class World:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*CODEXPOOL, *arguments],
             env=self.environ,
             cwd=self.home,
             stdin=subprocess.DEVNULL,

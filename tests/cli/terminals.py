@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from tests.cli.running import COMMAND
+from codexpool.cli.entry import CODEXPOOL
 from tests.running import ROOT, until
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def argv(command: str, *arguments: str) -> list[str]:
     """A command line that runs one of the commands, installed or not."""
-    return [*COMMAND, command, *arguments]
+    return [*CODEXPOOL, command, *arguments]
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:

@@ -36,7 +36,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 
 @pytest.fixture
 def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "can_be_asked", lambda: True)
+    monkeypatch.setattr(tokens, "can_ask", lambda: True)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_an_invalid_edit_can_be_gone_on_with(
     run: Run, pool: Path, edits: Edits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edits("t = copy.read_text(); copy.write_text(t.replace('nmae', '# name') if 'nmae' in t else t + 'nmae = 1\\n')")
-    monkeypatch.setattr(config, "_can_ask", lambda: True)
+    monkeypatch.setattr(config, "can_ask", lambda: True)
 
     run("edit", stdin="y\n")
 

@@ -14,10 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from codexpool.cli.entry import CODEXPOOL
 from codexpool.cli.log_output import Log
 from codexpool.cli.main import Commands, main
 from codexpool.cli.output import console
-from tests.cli.running import COMMAND
 from tests.cli.terminals import environ
 
 
@@ -139,7 +139,7 @@ run(["--help"], stdout=write)
 def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """A full disk, a closed stream, and a pipe without a reader: one process each, which only they can show."""
     told = subprocess.run(
-        [sys.executable, "-c", STREAMS, *COMMAND],
+        [sys.executable, "-c", STREAMS, *CODEXPOOL],
         env=environ(tmp_path),
         cwd=tmp_path,
         capture_output=True,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
@@ -64,7 +65,7 @@ def note(kind: str) -> Any:
 
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """`reset` asks; what it reads is the input that a test gives."""
-    monkeypatch.setattr(reset, "is_terminal", lambda: True)
+    monkeypatch.setattr(reset, "can_ask", lambda: True)
 
 
 def test_a_person_is_told_what_it_does_and_asked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +100,25 @@ def test_without_a_yes_nothing_is_spent(pool: Pool, monkeypatch: pytest.MonkeyPa
     assert said.endswith("\ncodexpool: no credit was spent\n")
     assert spent(pool) == []
     assert note(RESET) is None
+
+
+def test_ctrl_c_at_the_question_ends_it_as_it_ends_other_commands(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(pool)
+    at_a_terminal(monkeypatch)
+
+    def interrupted(*_: object, **__: object) -> bool:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise click.Abort  # noqa: B904 - as click does it
+
+    monkeypatch.setattr(click, "confirm", interrupted)
+
+    pool.run("reset", "work", code=130)
+
+    assert spent(pool) == []
 
 
 def test_a_script_has_to_say_yes(pool: Pool) -> None:

@@ -16,12 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from codexpool.cli.entry import CODEXPOOL
 from tests.e2e.logins import owner
 from tests.namespaced import enter
 from tests.running import CLIENT, ROOT, codex, pat, trouble, until
 from tests.standin import RESPONSES, StandIn
-
-CODEXPOOL = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')")
 
 
 class NewUser:

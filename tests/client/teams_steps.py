@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.client.readme_steps import CODEXPOOL, NewUser
+from codexpool.cli.entry import CODEXPOOL
+from tests.client.readme_steps import NewUser
 from tests.namespaced import enter
 from tests.running import ROOT, codex, pat, until
 from tests.standin import RESPONSES, StandIn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Final
 import click
 
 from codexpool.cli.common import (
+    NOTICED,
     Failure,
     Unchanged,
+    can_ask,
     config_option,
     edit_pool,
     json_option,
@@ -84,7 +85,7 @@ def edit(named: Path | None) -> None:
         click.echo("codexpool: if your editor returns at once, have it wait: EDITOR='code --wait'", err=True)
         return
     _save(path, before, after)
-    click.echo(f"saved {path}. Running proxies notice within two seconds")
+    click.echo(f"saved {path}. {NOTICED}")
     for problem in resolve(parse(after, path), sources()).problems:
         click.echo(redact_tokens(f"codexpool: {problem}"), err=True)
 
@@ -114,7 +115,7 @@ def _edited(before: str, path: Path) -> str:
                 return text
             for problem in problems:
                 click.echo(redact_tokens(str(problem)), err=True)
-            if not _can_ask() or not click.confirm("It is invalid. Edit it again?", default=True, err=True):
+            if not can_ask() or not click.confirm("It is invalid. Edit it again?", default=True, err=True):
                 raise Unchanged("what the editor saved is invalid")
 
 
@@ -130,10 +131,6 @@ def _saved(copy: Path, signals: Signals) -> str:
         raise Unchanged("what the editor saved is not UTF-8 text") from None
     except ValueError as error:  # an open quote
         raise Unchanged(f"VISUAL or EDITOR is not a command line: {error}") from None
-
-
-def _can_ask() -> bool:
-    return sys.stdin.isatty()
 
 
 def _problems(text: str, path: Path) -> Sequence[Problem]:

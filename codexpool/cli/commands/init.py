@@ -13,7 +13,7 @@ import click
 
 from codexpool.cli.client_access import trusted, url_of
 from codexpool.cli.commands.env import without_bypasses
-from codexpool.cli.common import Failure, Pool, config_option, pool_to_edit
+from codexpool.cli.common import Failure, Pool, can_ask, config_option, pool_to_edit
 from codexpool.cli.main import COMMANDS
 from codexpool.cli.next_steps import GUIDED, say_next
 from codexpool.cli.running_proxy import STATUS, ProxyFailure, RunningProxy, certificate_of, find_proxy
@@ -68,7 +68,7 @@ class Step(NamedTuple):
 
 
 def _can_ask() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return can_ask() and sys.stdout.isatty()
 
 
 def _overview(steps: Sequence[Step]) -> bool:

@@ -16,6 +16,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import (
+    NOTICED,
     Failure,
     Pool,
     Unchanged,
@@ -53,7 +54,6 @@ COLUMNS: Final = (
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LONGEST_GRACE: Final = timedelta(days=365)
-NOTICED: Final = "Running proxies notice within two seconds"
 
 
 def _end(context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:

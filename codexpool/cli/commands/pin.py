@@ -9,11 +9,10 @@ from collections.abc import Iterable
 import click
 
 from codexpool.cli import completions
-from codexpool.cli.common import Failure, Pool, open_the_state, pool_option
+from codexpool.cli.common import Failure, Pool, open_the_state, pool_option, transact
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
 from codexpool.pool.identity import Status
-from codexpool.state import StateError
 from codexpool.state.notes import PINNED, pin_name, pinned_session
 from codexpool.views.formatting import plain
 
@@ -69,11 +68,7 @@ def _stored(text: str) -> list[str]:
     """Return the sessions in the state that begin with a text. Raises Failure."""
     from codexpool.state.finding import sessions_named  # It imports SQLAlchemy.
 
-    with open_the_state() as state:
-        try:
-            return state.transact(lambda connection: sessions_named(connection, text))
-        except StateError as error:
-            raise Failure(f"state: {error}") from None
+    return transact(lambda connection: sessions_named(connection, text))
 
 
 def _pinned(pool: Pool) -> list[str]:

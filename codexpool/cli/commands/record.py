@@ -7,16 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import Failure, config_option, pool_path, sources
+from codexpool.cli.entry import CODEXPOOL
 from codexpool.cli.processes import ENDING
-
-RUN: Final = (sys.executable, "-c", "from codexpool.cli import main; main(prog_name='codexpool')", "run")
-"""Starts `codexpool run` in its own process."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
@@ -90,7 +87,7 @@ def _of_the_pool(named: Path | None) -> tuple[list[str], list[str]]:
 def _live(out: Path, all_hosts: bool, named: Path | None, arguments: Sequence[str]) -> int:
     """Run mitmdump until it ends; return its exit code. Raises Failure if there is no recording."""
     path = out.expanduser().absolute()
-    command = [*RUN, *(("--config", str(named)) if named is not None else ())]
+    command = [*CODEXPOOL, "run", *(("--config", str(named)) if named is not None else ())]
     command += ["--set", f"codexpool_record={path}"]
     if all_hosts:
         command += ["--set", "codexpool_record_all_hosts=true"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from codexpool.cli.common import (
+    NOTICED,
     Failure,
     Pool,
     Unchanged,
@@ -44,7 +45,7 @@ def rename(name: str, new: str, pool: Pool) -> None:
     with _keyring_entry_moved(spec, new):
         pool.edit(lambda text: _renamed(text, pool, name, new))
     _follow_in_state(pool, name, new, pins, record)
-    click.echo(f"{name} is called {new} now, in {pool.path}. Running proxies notice within two seconds")
+    click.echo(f"{name} is called {new} now, in {pool.path}. {NOTICED}")
     for note in _remarks(pool, name, new):
         click.echo(f"codexpool: {note}", err=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from codexpool.cli.common import (
     Failure,
     Pool,
     account_api,
+    can_ask,
     json_option,
     open_the_state,
     pool_option,
@@ -34,7 +34,7 @@ from codexpool.protocol.rate_limits import Gauge
 from codexpool.protocol.reset_credits import CODEX, Credits, Outcome
 from codexpool.state.notes import RESET, USAGE
 from codexpool.tokens.bearer import Bearer
-from codexpool.views.formatting import local_time, plain, span
+from codexpool.views.formatting import counted, local_time, plain, span
 
 REMEMBERED: Final = 86_400.0  # Seconds for which a request without a clear answer is sent again as it was.
 
@@ -89,7 +89,7 @@ def reset(name: str, yes: bool, pool: Pool, as_json: bool) -> None:
     Exit code 1 if nothing was reset or the outcome is unclear, 2 without --yes where there is no terminal.
     """
     pool.identity(name)
-    if not yes and not is_terminal():
+    if not yes and not can_ask():
         raise click.UsageError("this spends a reset credit, and there is no terminal to ask: add --yes")
     account = asyncio.run(_account(pool, name))
     request = _unclear(pool, account) or _new(name, account)
@@ -249,17 +249,15 @@ def _report(name: str, account: Account, request: Request, spending: Spending, a
 
 
 def _counted(number: int) -> str:
-    return f"{number or 'no'} reset credit{'' if number == 1 else 's'}"
+    return counted(number, "reset credit") if number else "no reset credits"
 
 
 def _confirmed() -> bool:
-    """Ask the person. Ctrl-C and the end of the input mean no."""
+    """Ask the person. The end of the input means no; Ctrl-C ends the command."""
     try:
         return click.confirm("Spend one reset credit?", err=True)
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise
         click.echo(err=True)
         return False
-
-
-def is_terminal() -> bool:
-    return sys.stdin.isatty()

@@ -15,7 +15,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_to_edit
-from codexpool.cli.entry import tool
+from codexpool.cli.entry import CODEXPOOL, tool
 from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_facts, print_json
 from codexpool.cli.running_proxy import announced_by
@@ -127,11 +127,7 @@ def _manager() -> Manager:
 def _command(config: Path | None, arguments: tuple[str, ...]) -> list[str]:
     """Return what the service runs. Raises Failure."""
     program = tool("codexpool")
-    if not Path(program).is_absolute():
-        own = "from codexpool.cli import main; main(prog_name='codexpool')"
-        words = [sys.executable, "-c", own]
-    else:
-        words = [program]
+    words = [program] if Path(program).is_absolute() else [*CODEXPOOL]
     if "archive-v0" in Path(sys.executable).parts:
         raise Failure("this codexpool is a temporary one (uvx). Install it first: uv tool install codexpool")
     words += ["run", *(["--config", str(config)] if config is not None else [])]

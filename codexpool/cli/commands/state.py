@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from codexpool.cli.common import Failure, Pool, json_option, open_the_state, pool_option, state_location
+from codexpool.cli.common import Failure, Pool, json_option, pool_option, state_location, transact
 from codexpool.cli.output import Output, console, print_facts, print_json
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.common.private_files import UnusableError
@@ -19,7 +19,7 @@ from codexpool.state.fleet import Proxy
 from codexpool.state.location import VARIABLE, Location, Postgres, SqliteFile, named_location
 from codexpool.state.opening import open_state
 from codexpool.tokens.state_keys import StateKeys, new_key, state_keys
-from codexpool.views.formatting import plain, size, span
+from codexpool.views.formatting import counted, plain, size, span
 
 if TYPE_CHECKING:
     from codexpool.state.copying import Copied
@@ -57,11 +57,7 @@ def _facts(at: Location) -> Facts | None:
         return None
     from codexpool.state import facts
 
-    with open_the_state() as opened:
-        try:
-            return opened.transact(facts.facts)
-        except StateError as error:
-            raise Failure(f"state: {error}") from None
+    return transact(facts.facts)
 
 
 def _document(at: Location, facts: Facts | None) -> dict[str, Any]:
@@ -124,7 +120,7 @@ def _keys(used: Mapping[str, int]) -> str:
 def _proxies(proxies: Sequence[Proxy]) -> list[str]:
     lines = [f"{sum(proxy.is_alive for proxy in proxies)} connected"]
     for proxy in proxies:
-        sessions = f"{proxy.sessions:,} session{'' if proxy.sessions == 1 else 's'}"
+        sessions = counted(proxy.sessions, "session")
         facts = f"codexpool {proxy.version}, process {proxy.pid}, up {span(proxy.up)}, {sessions}"
         silent = "" if proxy.is_alive else f", no heartbeat for {span(proxy.silent)}"
         lines.append(f"{proxy.host} {facts}{silent}")
