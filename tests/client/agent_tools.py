@@ -13,7 +13,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tests.client.readme_steps import CODEXPOOL, NewUser, has
+from codexpool.cli.entry import CODEXPOOL
+from tests.client.readme_steps import NewUser, has
 from tests.client.teams_steps import Teammate
 from tests.e2e.strangers import ADDRESS, NAME, Stranger
 from tests.namespaced import enter

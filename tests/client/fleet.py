@@ -20,7 +20,7 @@ from typing import Final
 
 from mitmproxy.certs import CertStore
 
-from tests.client.readme_steps import CODEXPOOL
+from codexpool.cli.entry import CODEXPOOL
 from tests.running import ROOT, Codex, key_of, until
 from tests.standin import StandIn
 

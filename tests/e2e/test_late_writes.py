@@ -15,10 +15,10 @@ from typing import Any
 import filelock
 import pytest
 
+from codexpool.cli.entry import CODEXPOOL
 from codexpool.config.read import load
 from codexpool.state.location import SqliteFile
 from codexpool.state.opening import read_state
-from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import World, served_by, socket_turn
 from tests.running import ROOT, pat, pool_toml, until
@@ -38,7 +38,7 @@ def locked(path: Path) -> Iterator[None]:
 def command(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "CODEXPOOL_STATE": str(world.proxy.state), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*COMMAND, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
+        [*CODEXPOOL, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -137,7 +137,7 @@ def test_a_url_of_another_database_is_refused(make: Make, tmp_path: Path) -> Non
     for arguments in (["list", "--config", str(world.proxy.pool)], ["usage"], ["state"]):
         environ: dict[str, Any] = {**os.environ, "CODEXPOOL_STATE": URL, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [*COMMAND, *arguments], env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+            [*CODEXPOOL, *arguments], env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 1, (arguments, done)
         assert "that codexpool does not know" in done.stderr

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from mitmproxy import http
 
 from codexpool.cli import main
+from codexpool.cli.entry import CODEXPOOL
 from codexpool.recording import files
-from tests.cli.running import COMMAND
 from tests.e2e.conftest import Make
 from tests.e2e.world import OWN, World, served_by, socket_turn
 from tests.recording.flows import is_in, readable
@@ -104,7 +104,7 @@ def record(standin: StandIn, tmp_path: Path, *arguments: str) -> subprocess.Pope
     world = make_environ(tmp_path)
     return subprocess.Popen(
         [
-            *(*COMMAND, "record", *arguments, "--config", str(tmp_path / "pool.toml")),
+            *(*CODEXPOOL, "record", *arguments, "--config", str(tmp_path / "pool.toml")),
             *("--mode", f"upstream:http://127.0.0.1:{standin.proxy_port}", "-p", "0"),
             *("--set", f"confdir={tmp_path / 'mitmproxy'}"),
             *("--set", f"ssl_verify_upstream_trusted_ca={standin.ca_file}"),
