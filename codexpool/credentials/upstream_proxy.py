@@ -56,10 +56,15 @@ def parse(text: str, where: str) -> UpstreamProxy:
     credentials, at, place = rest.rpartition("@")
     try:
         url = urlsplit(f"//{place}")
-        host, port = url.hostname or "", url.port or PORTS[scheme]
+        default = PORTS[scheme]  # An unknown scheme is refused, also with a port.
+        host, port = url.hostname or "", url.port or default
     except (ValueError, KeyError):
         host, port = "", 0
-    user, _, password = map(unquote, credentials.partition(":"))
+    try:
+        credentials.encode()  # An environment may have any bytes.
+        user, _, password = (unquote(part, errors="strict") for part in credentials.partition(":"))
+    except UnicodeError:  # Its text would repeat some of the password.
+        raise ValueError(f"{where}: user and password must be UTF-8, also where they are percent-encoded") from None
     is_place = host.isascii() and host.isprintable() and " " not in host and place.rstrip("/") == url.netloc
     if not host or not is_place or (at and not user):
         raise ValueError(f"{where}: not the URL of an HTTP proxy; {FORM}")

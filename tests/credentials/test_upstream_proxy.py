@@ -45,6 +45,9 @@ def test_what_is_missing_has_its_default(text: str, url: str) -> None:
     [
         ("socks5://kim:hunter2@corp:1080", "SOCKS is not supported"),
         ("ftp://kim:hunter2@corp", "not the URL of an HTTP proxy"),
+        ("htps://kim:hunter2@corp:3128", "not the URL of an HTTP proxy"),
+        ("http://kim:hunter2%FC@corp:3128", "must be UTF-8"),
+        ("http://kim:hunter2\udcfc@corp:3128", "must be UTF-8"),
         ("http://kim:hunter2@", "not the URL of an HTTP proxy"),
         ("http://kim:hunter2@corp:port", "not the URL of an HTTP proxy"),
         ("http://kim:hunter2@corp:3128/path", "not the URL of an HTTP proxy"),
