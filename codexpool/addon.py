@@ -115,8 +115,6 @@ class Codexpool:
             options.set_defaults(os.environ)
         except exceptions.OptionsError as error:
             sys.exit(f"codexpool: {error}")
-        if self.entry is not None:
-            reloading.take_over(self.entry)
         self.listeners = Listeners(ctx.master.addons)
         resend.install(self.handler, self._are_messages_heard)
         self.tls_sessions = tls_sessions.TlsSessions(lambda: self.handler.hosts)
@@ -166,6 +164,8 @@ class Codexpool:
             exempt_all_objects()
             options.warn_of_open_dump()
         self.is_running = True
+        if self.entry is not None:  # Not in `load`: a refusal to start, in a watch that is replaced, has a traceback.
+            reloading.take_over(self.entry)
         self._start()
         options.warn_of_unknown("codexpool_")
         self.telemetry.running()
