@@ -27,7 +27,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list["CompletionItem
 SECONDS = 0.7  # for reading pool.toml, and for the answer of the proxy
 MOST: Final = 200  # words that are offered
 LARGEST: Final = 1 << 20  # bytes that are read of pool.toml
-SHOWN_OF_ID: Final = 8  # characters of a flow's id, as `codexpool tail` prints it
+SHOWN_OF_ID: Final = 8  # characters of a flow's id that are offered, and that `codexpool tail` prints
 
 _SAFE: Final = re.compile(r"[\w.+@%-]{1,64}", re.ASCII)  # Nothing that a shell would take for more than a word.
 

@@ -26,6 +26,7 @@ from codexpool.local.running_proxies import LOCAL
 F = TypeVar("F", bound=Callable[..., Any])
 CONFLICTS: Final = ("CODEX_API_KEY", *WORKLOAD)  # variables that a client prefers to a member key
 STDOUT: Final = Path("-")
+EXISTS: Final = "--invite: {} exists; name another file, or delete it"
 EXAMPLE: Final = "http://team:8080"
 
 
@@ -79,7 +80,7 @@ class Invitation:
         try:
             create_whole(self.path, self.text(name, key).encode())
         except FileExistsError:
-            raise Unchanged(f"--invite: {self.path} exists; name another file, or delete it") from None
+            raise Unchanged(EXISTS.format(self.path)) from None
         except OSError as error:
             raise Unchanged(f"--invite: cannot write {self.path}: {error.strerror or error}") from None
 
@@ -105,7 +106,7 @@ def prepared(path: Path | None, proxy_url: str | None, ca: Path | None) -> Invit
     if not path.name.isprintable():  # It is also in the file, which a shell reads.
         raise click.UsageError("--invite: the name of the file is not printable")
     if path != STDOUT and path.exists():
-        raise click.UsageError(f"--invite: {path} exists; name another file, or delete it")
+        raise click.UsageError(EXISTS.format(path))
     here = find_proxy(None)
     try:
         certificate = trusted(ca, here)

@@ -57,6 +57,8 @@ PRIVATE_IN_TRACE: Final = frozenset(
 )
 """Members of a trace that are private; every other text is searched for private values."""
 
+OF_THE_CLIENT: Final = ("user_agent", "model")  # Members with the client's words: no name of ours is looked for.
+
 _VERSION: Final = re.compile(
     r"v?\d{1,4}(?:\.\d{1,5}){1,2}(?:-(?:alpha|beta|dev|insider|nightly|pre|preview|rc)(?:\.?\d{1,8})?)?"
 )
@@ -293,10 +295,7 @@ class Anonymizer:
                 return self._url(node)
             case str() if name in PRIVATE_IN_TRACE:
                 return self._private(node)
-            case str() if name in (
-                "user_agent",
-                "model",
-            ):  # The client's words, in which no name of ours is looked for.
+            case str() if name in OF_THE_CLIENT:
                 return self._text(node)
             case str():
                 return self._text(node, is_own=True)

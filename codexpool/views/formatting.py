@@ -88,9 +88,11 @@ def zoned_time(at: float | None) -> str:
     if not _is_number(at):
         return UNKNOWN
     try:
-        return datetime.fromtimestamp(int(at), UTC).astimezone().isoformat(" ").replace("+", " +")
+        then = datetime.fromtimestamp(int(at), UTC).astimezone()
     except (OverflowError, OSError, ValueError):
         return LONG_AGO
+    zone = then.strftime("%z")
+    return f"{then:%Y-%m-%d %H:%M:%S} {zone[:3]}:{zone[3:5]}"
 
 
 def local_time(at: float | str | None) -> str:

@@ -122,7 +122,6 @@ def plan(*arguments: str, **environ: str) -> Plan:
         ["/opt/codex pool/bin/codexpool", "run", *arguments],
         environ,
         Path("/home/me/100%/environment"),
-        Path("/log"),
         Path("/home/me"),
     )
 
@@ -167,9 +166,7 @@ def test_the_unit_has_one_line_for_each_setting() -> None:
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="there is no systemd")
 def test_systemd_itself_accepts_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "codexpool.service"
-    made = Plan(
-        ["/bin/echo", "a b", "100%", "$HOME"], {"A": "x y"}, tmp_path / "environment", tmp_path / "log", tmp_path
-    )
+    made = Plan(["/bin/echo", "a b", "100%", "$HOME"], {"A": "x y"}, tmp_path / "environment", tmp_path)
     path.write_text(unit(made))
     environ = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
@@ -181,10 +178,11 @@ def test_systemd_itself_accepts_the_unit(tmp_path: Path) -> None:
 @given(st.lists(ARGUMENTS.filter(str.isprintable), max_size=4))
 def test_launchd_reads_back_every_argument(arguments: list[str]) -> None:
     made = plan(*arguments, PATH="/usr/bin")
-    document = plistlib.loads(agent(made, "codexpool").encode())
+    document = plistlib.loads(agent(made, "codexpool", Path("/log")).encode())
     assert document["ProgramArguments"][4:] == list(made.command)
     assert document["EnvironmentVariables"] == {"PATH": "/usr/bin"}
     assert document["WorkingDirectory"] == "/home/me"
+    assert document["StandardOutPath"] == document["StandardErrorPath"] == "/log"
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -202,7 +200,7 @@ def test_an_agent_reads_its_variables_and_then_becomes_the_proxy(tmp_path: Path,
 def test_turns_may_finish_before_a_proxy_is_killed() -> None:
     assert ENDS_WITHIN > BOUND
     assert f"TimeoutStopSec={ENDS_WITHIN}" in unit(plan())
-    assert plistlib.loads(agent(plan(), "x").encode())["ExitTimeOut"] == ENDS_WITHIN
+    assert plistlib.loads(agent(plan(), "x", Path("/log")).encode())["ExitTimeOut"] == ENDS_WITHIN
 
 
 # -- what of the shell is in them

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexpool.views.formatting import clock, plain, plain_document, relative, size, span, took
+from codexpool.views.formatting import clock, plain, plain_document, relative, size, span, took, zoned_time
 
 numbers = st.none() | st.integers() | st.just(10**400) | st.floats() | st.floats(allow_nan=True, allow_infinity=True)
 
@@ -77,6 +78,22 @@ def test_when_something_was() -> None:
     assert clock(1_764_000_001) == "16:00:01"
     assert clock(1_764_000_001, day=True) == "2025-11-24 16:00:01"
     assert clock(None) == "?"
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [
+        ("UTC", "2025-11-24 16:00:01 +00:00"),
+        ("Asia/Kathmandu", "2025-11-24 21:45:01 +05:45"),
+        ("America/St_Johns", "2025-11-24 12:30:01 -03:30"),
+    ],
+)
+def test_a_time_to_send_to_others_names_its_zone(zone: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        assert zoned_time(1_764_000_001.5) == shown
+    time.tzset()
 
 
 @given(numbers)

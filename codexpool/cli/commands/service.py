@@ -61,7 +61,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     path = pool_to_edit(named)
     environ = {**os.environ, **({UPSTREAM: proxy.url} if (proxy := upstream()) is not None else {})}
     command = _command(path if named is not None else None, arguments)
-    plan = Plan(command, environment_of(environ), *_files(), Path.home())
+    plan = Plan(command, environment_of(environ), _variables(), Path.home())
     before = _own_text(managed.file)
     try:
         _write(managed.file, managed.text(plan))
@@ -136,12 +136,11 @@ def _command(config: Path | None, arguments: tuple[str, ...]) -> list[str]:
     return [*words, *arguments]
 
 
-def _files() -> tuple[Path, Path]:
-    """Return the file of variables, and that of launchd's log."""
+def _variables() -> Path:
+    """Return the file of variables that a person may write for the service."""
     import platformdirs
 
-    variables = platformdirs.user_config_path("codexpool", appauthor=False) / "environment"
-    return variables, Path.home() / "Library" / "Logs" / "codexpool.log"
+    return platformdirs.user_config_path("codexpool", appauthor=False) / "environment"
 
 
 def _own_text(file: Path) -> str | None:
@@ -225,7 +224,6 @@ def _document(managed: Manager) -> dict[str, Any]:
     is_installed = _own_text(managed.file) is not None
     state = _state(managed) if is_installed else State("not installed", runs=False, is_enabled=False, pid=0)
     proxy = announced_by(state.pid)
-    variables, _ = _files()
     return {
         "manager": managed.name,
         "file": str(managed.file),
@@ -236,7 +234,7 @@ def _document(managed: Manager) -> dict[str, Any]:
         "pid": state.pid or None,
         "listens": list(proxy.listens) if proxy is not None else [],
         "log": managed.log,
-        "variables": str(variables),
+        "variables": str(_variables()),
         "confdir": str(proxy.confdir) if proxy is not None and proxy.confdir is not None else None,
     }
 

@@ -16,11 +16,12 @@ from codexpool.cli.running_proxy import (
     find_proxy,
     proxy_option,
 )
+from codexpool.cli.service.files import ENDS_WITHIN
 from codexpool.cli.service.managers import start_of_service
 from codexpool.local.processes import Process, is_proxy, process
 
 QUIET: Final = 1.0  # seconds after which the command says what it waits for
-PATIENCE: Final = 40.0  # seconds to wait: a proxy lets turns finish for 30 (`proxy.mitm.shutdown.BOUND`)
+PATIENCE: Final = float(ENDS_WITHIN)  # seconds to wait
 
 
 @click.command()

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from codexpool.cli import completions
 from codexpool.cli.common import Failure
+from codexpool.cli.completions import SHOWN_OF_ID
 from codexpool.cli.ending import reader_is_gone
 from codexpool.cli.output import Output, print_json_line
 from codexpool.cli.processes import Signals
@@ -158,7 +159,7 @@ class EventLines:
         if (attempts := event["attempts"] or 0) > 1:
             yield f" {attempts} attempts", "yellow"
         if event["event"] == "request" and event["flow"]:
-            yield f" {event['flow'][:8]}", "dim"
+            yield f" {event['flow'][:SHOWN_OF_ID]}", "dim"
 
 
 def _clock(time: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 MARK: Final = "Made by: codexpool service install"  # in each file of ours; others are left alone
 UMASK: Final = 0o077
-ENDS_WITHIN: Final = 40  # seconds; turns may take 30 to finish
+ENDS_WITHIN: Final = 40  # seconds a proxy may take to end: it lets turns finish for 30 (`mitm.shutdown.BOUND`)
 FILES: Final = 8192  # open files: two for each connection. launchd gives 256
 
 # A shell that reads the variables, if there are any, and is then replaced by the proxy.
@@ -26,7 +26,6 @@ class Plan:
     command: Sequence[str]
     environ: Mapping[str, str]
     variables: Path
-    log: Path
     home: Path
 
 
@@ -57,8 +56,8 @@ WantedBy=default.target
 """
 
 
-def agent(plan: Plan, label: str) -> str:
-    """Return the text of a launchd agent."""
+def agent(plan: Plan, label: str, log: Path) -> str:
+    """Return the text of a launchd agent that writes its log to a file."""
     document = {
         "Label": label,
         "ProgramArguments": ["/bin/sh", "-c", WITH_VARIABLES, str(plan.variables), *plan.command],
@@ -70,8 +69,8 @@ def agent(plan: Plan, label: str) -> str:
         "ExitTimeOut": ENDS_WITHIN,
         "Umask": UMASK,
         "SoftResourceLimits": {"NumberOfFiles": FILES},
-        "StandardOutPath": str(plan.log),
-        "StandardErrorPath": str(plan.log),
+        "StandardOutPath": str(log),
+        "StandardErrorPath": str(log),
     }
     text = plistlib.dumps(document, sort_keys=False).decode()
     return text.replace("<plist", f"<!-- {MARK}. To change it: install it again. -->\n<plist", 1)

@@ -155,7 +155,7 @@ class Launchd:
         self.start_command = f"launchctl kickstart {self._target}"
 
     def text(self, plan: Plan) -> str:
-        return agent(plan, NAME)
+        return agent(plan, NAME, self.log_file)
 
     def start(self) -> None:
         self.stop()
