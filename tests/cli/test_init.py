@@ -186,6 +186,12 @@ def test_without_a_proxy_no_probe_is_sent(machine: Machine) -> None:
     assert machine.probed == []
 
 
+def test_what_was_left_out_comes_next(machine: Machine) -> None:
+    said = machine.run("n\nn\n", code=1).stderr
+
+    assert said.endswith('Next:\n  codexpool add NAME\n  codexpool run\n  eval "$(codexpool env)" && codex\n')
+
+
 def test_a_service_that_does_not_start_is_no_end(machine: Machine) -> None:
     machine.add()
     machine.make_authority()

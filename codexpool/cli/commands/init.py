@@ -182,8 +182,9 @@ class Guide:
 
     def next(self) -> list[str]:
         """Return the command lines that are left to type."""
-        missing = [] if _running() else [" ".join(["codexpool run", *self._named])]
-        return [*missing, eval_line(os.environ, "codex")]
+        left = [] if self._identities() else ["codexpool add NAME"]
+        left += [] if _running() else ["codexpool run"]
+        return [*(" ".join([line, *self._named]) for line in left), eval_line(os.environ, "codex")]
 
     def _run(self, name: str, *arguments: str) -> None:
         """Run another command. If it fails, say why, and go on."""
