@@ -79,7 +79,7 @@ def open_closed_streams() -> None:
 
 
 def reader_is_gone(stream: IO[str]) -> bool:
-    """Return whether a stream is a pipe that nobody reads any more. Only a write would show that otherwise."""
+    """Return whether a stream is a pipe that is no longer read. Only a write would show that otherwise."""
     if not hasattr(select, "poll"):
         return _has_failed(stream)
     poll = select.poll()

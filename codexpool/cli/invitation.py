@@ -137,7 +137,7 @@ def _reachable(proxy: RunningProxy) -> tuple[Address, str]:
 TEXT: Final = """\
 # An invitation for {name} to a pool of Codex identities.
 #
-# This file contains the key of {name}: whoever has it uses the pool as {name}. Do not share it.
+# This file contains the key of {name}: anyone who has it uses the pool as {name}. Do not share it.
 #
 # The proxy can read what your client sends. So compare its certificate with the SHA-256 that the operator tells you
 # over another channel:

@@ -53,7 +53,7 @@ def client_token(client: ClientEnvironment, auth_json: str) -> str:
 
 
 def new_number() -> str:
-    """Return a number that nobody can guess: an answer that repeats it is the proxy's."""
+    """Return a number that cannot be guessed: an answer that repeats it is the proxy's."""
     return secrets.token_urlsafe(12)
 
 
