@@ -23,8 +23,8 @@ def trusted(named: Path | None, proxy: RunningProxy) -> Certificate:
     presented = proxy.authority() if named is None else None
     if presented is not None and not presented.is_trusted_by(path.expanduser()):
         raise Failure(
-            f"{proxy} has another certificate authority than {path}: its user, container or folder is another one. "
-            "codexpool setup shows which, and how to get its certificate"
+            f"{proxy} has another certificate authority than {path}: it runs as another user, in a "
+            "container, or with another folder. codexpool setup shows which, and how to get its certificate"
         )
     try:
         return certificate(path.expanduser())

@@ -25,8 +25,8 @@ REMEDIES: Final = {
     errno.EACCES: "check who owns it, and its permissions",
     errno.EPERM: "check who owns it, and its permissions",
     errno.EROFS: "choose a place that can be written to",
-    errno.ENOTDIR: "a part of this path is a file and no folder: move it away, or choose another place",
-    errno.EEXIST: "a part of this path is a file and no folder: move it away, or choose another place",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: move it away, or choose another place",
+    errno.EEXIST: "a part of this path is a file, not a folder: move it away, or choose another place",
 }
 
 

@@ -45,9 +45,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "remove": Entry("commands.remove:remove", "Remove an identity from the pool"),
     },
     "Run": {
-        "init": Entry("commands.init:init", "Set up all of it, step by step: identity, proxy, client"),
+        "init": Entry("commands.init:init", "Set everything up, step by step: identity, proxy, client"),
         "run": Entry("commands.run:run", "Start a proxy: mitmdump, mitmproxy or mitmweb with the addon"),
-        "env": Entry("commands.env:env", "Print the variables that lead a client to the proxy"),
+        "env": Entry("commands.env:env", "Print the environment variables that a client needs"),
         "stop": Entry("commands.stop:stop", "End the running proxy, once its requests have finished"),
         "service": Entry("commands.service:service", "Run the proxy in the background, from each login on"),
         "status": Entry("commands.status:status", "Show what the running proxy does: identities, sessions"),

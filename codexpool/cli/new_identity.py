@@ -48,7 +48,7 @@ expires_option = click.option(
     help="The token's last day (UTC), or a time with its zone: you are reminded before.",
 )
 force_option = click.option(
-    "--force", is_flag=True, help="Add an auth.json although a Codex client seems to use it, too."
+    "--force", is_flag=True, help="Use an auth.json even if a Codex client seems to use it, too."
 )
 
 

@@ -179,7 +179,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(link, socket.gaierror):
             return "its name has no address; is this machine online?"
         if isinstance(link, ssl.SSLError):  # Its errno is not the operating system's.
-            return "no TLS connection came about"
+            return "the TLS handshake failed"
         if isinstance(link, OSError) and link.errno is not None:
             return os.strerror(link.errno).lower()
         link = link.__cause__ or link.__context__
@@ -208,7 +208,7 @@ class _Fork:
         except httpx.ConnectError as error:
             if _mistrust(error):
                 raise
-            problem = "let no TLS connection through" if _has_begun(error) else "cannot be reached"
+            problem = "breaks off TLS connections" if _has_begun(error) else "cannot be reached"
             raise NoAnswerError(f"the proxy {self._proxy} {problem}") from error
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             raise NoAnswerError(f"the connection through the proxy {self._proxy} broke off") from error

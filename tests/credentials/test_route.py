@@ -120,8 +120,8 @@ async def test_a_failure_says_whose_it_is_and_nothing_that_a_server_sent(
         (b"", "the connection through the proxy {place} broke off"),
         (b"SSH-2.0-OpenSSH\r\n", "the connection through the proxy {place} broke off"),
         (b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 20), "the connection through the proxy {place} broke off"),
-        (b"HTTP/1.1 200 OK\r\n\r\n", "the proxy {place} let no TLS connection through"),
-        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 400 Bad\r\n\r\n", "the proxy {place} let no TLS connection through"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "the proxy {place} breaks off TLS connections"),
+        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 400 Bad\r\n\r\n", "the proxy {place} breaks off TLS connections"),
         (b"HTTP/1.1 302 Found\r\nlocation: /login\r\n\r\n", "the proxy {place} answers 302"),
     ],
 )
@@ -137,7 +137,7 @@ async def test_what_a_proxy_does_instead_of_connecting_is_said(answers: bytes, s
 async def test_a_connection_that_ends_before_tls_is_no_error_of_the_operating_system() -> None:
     """TLS numbers its errors otherwise: 8 would be "exec format error"."""
     async with answering(b"") as place:
-        with pytest.raises(NoAnswerError, match=r"^no TLS connection came about$"):
+        with pytest.raises(NoAnswerError, match=r"^the TLS handshake failed$"):
             await answer(client(Route(), 10), "GET", f"https://{place}/", 10)
 
 

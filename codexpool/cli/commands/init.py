@@ -34,11 +34,11 @@ SHOWN: Final = 5  # names of identities
 @config_option
 @click.pass_context
 def init(context: click.Context, named: Path | None) -> None:
-    """Set up all that is needed, step by step.
+    """Set everything up, step by step.
 
-    An identity, the certificate authority, a proxy that runs, the variables of a client, and a probe through all of
-    it. What is done already is left as it is, so it can be run again. Each step is a command of its own, which is
-    named: without a terminal, this only shows which of them are left to do (exit code 1 if any is).
+    Adds an identity, creates the certificate authority, starts a proxy, sends a probe through all of it, and prints
+    the line that starts a client. Skips what is done, so it can be run again. Names the command of each step; without
+    a terminal, only shows which steps are left (exit code 1 if any is).
     """
     context.meta[GUIDED] = True
     guide = Guide(context, named)

@@ -32,9 +32,9 @@ from codexpool.state.notes import PINNED, pinned_session
 @click.argument("new", metavar="NEW")
 @pool_option
 def rename(name: str, new: str, pool: Pool) -> None:
-    """Call identity NAME NEW from now on. Its sessions, pins, limits and flag stay, also in running proxies.
+    """Rename identity NAME to NEW. Its sessions, pins, limits and flag stay, also in running proxies.
 
-    Members that may use it by its name may go on. Usage that was counted stays under the old name.
+    Members that may use it by name still may. Past usage stays under the old name.
     """
     spec = pool.identity(name)
     require_new_name(new, [other for other in pool.config.identities if other is not spec], Table.IDENTITY)

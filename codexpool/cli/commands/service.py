@@ -48,14 +48,15 @@ def service() -> None:
 def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     """Start the proxy now and at each login.
 
-    Makes a systemd user unit, or a launchd agent, that runs `codexpool run` with ARGUMENTS, and starts it. Installed
-    again, it is changed and restarted: turns may finish. Variables of this shell that may be secrets are not in it.
+    Makes a systemd user unit, or a launchd agent, that runs `codexpool run` with ARGUMENTS, and starts it. To change
+    it, install it again: it restarts once its turns have finished. Leaves out variables of this shell that may be
+    secret.
 
     \b
         codexpool service install
         codexpool service install -p 8081
 
-    Relative paths in ARGUMENTS are those of your home folder.
+    Paths in ARGUMENTS are relative to your home folder.
     """
     managed = _manager()
     path = pool_to_edit(named)
@@ -81,7 +82,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
 
 @service.command()
 def uninstall() -> None:
-    """End the proxy, and do not start it any more.
+    """End the proxy, and no longer start it at login.
 
     The pool, its logins, the state and the certificate authority stay.
     """
@@ -102,9 +103,9 @@ def uninstall() -> None:
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """Show whether it runs, and where its log is.
+    """Show whether the service runs, and where its log is.
 
-    Exit code 1 if it is not installed, or does not run.
+    Exit code 1 if it is not installed or does not run.
     """
     managed = _manager()
     document = _document(managed)

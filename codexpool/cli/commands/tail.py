@@ -44,7 +44,7 @@ PREFIX: Final = "/backend-api/"  # left out: all paths of the backend begin with
     "-n", "number", type=click.IntRange(0, KEPT), default=10, show_default=True, metavar="N",
     help="Start with the last N events.",
 )  # fmt: skip
-@click.option("--no-follow", is_flag=True, help="Print those, and do not wait for others.")
+@click.option("--no-follow", is_flag=True, help="Print them and exit.")
 @click.option(
     "--session", metavar="KEY", default="", shell_complete=completions.sessions,
     help="Only events of this session. KEY may be shortened.",
