@@ -26,7 +26,7 @@ from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy import commands, events, server
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers import websocket
-from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http import _http1, _upstream_proxy
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestTrailers, ResponseTrailers
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -35,7 +35,10 @@ from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 
 from codexpool.proxy import shortcut
 
-MOST_OF_A_HEAD: Final = 256 << 10  # bytes in the head of an answer over HTTP/1, or in the framing of a body
+MOST_OF_A_HEAD: Final = 256 << 10  # bytes in a head over HTTP/1, or in the framing of a body
+TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+)
 MOST_INTERIM: Final = 100  # interim answers before the final one
 MOST_OF_THE_REST: Final = 2 << 20  # bytes read from a server that has closed
 # Bytes in an inflated WebSocket message, counting `FRAME` more for each of its frames.
@@ -50,12 +53,16 @@ EFFORT: Final = 1
 
 Commands = Generator[Any, Any, None]
 
-# After a reload of this module mitmproxy's name still refers to the class installed before.
+# After a reload of this module mitmproxy's names still refer to the classes installed before.
+_Upstream: Any = next(
+    cls for cls in _upstream_proxy.HttpUpstreamProxy.__mro__ if cls.__module__ == _upstream_proxy.__name__
+)
 _Websocket: Any = next(cls for cls in websocket.WebsocketConnection.__mro__ if cls.__module__ == websocket.__name__)
 
 TOUCHED: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Client: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError"),
-    _http1.Http1Server: ("read_body", "send", "done", "ReceiveProtocolError"),
+    _http1.Http1Server: ("read_headers", "read_body", "send", "done", "ReceiveProtocolError"),
+    _Upstream: ("receive_handshake_data",),
     server.ConnectionIO: ("reader", "writer"),
     server.ConnectionHandler: ("handle_connection",),
     _Websocket: ("send2",),
@@ -162,7 +169,22 @@ class Http1Client(_WithoutTrailers, _http1.Http1Client):
 
 
 class Http1Server(_WithoutTrailers, _http1.Http1Server):
-    pass
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        yield from super().read_headers(event)
+        if self.state == self.read_headers and len(self.buf) > MOST_OF_A_HEAD:
+            self.state = self.done
+            yield commands.SendData(self.conn, TOO_LARGE)
+            yield commands.CloseConnection(self.conn)
+
+
+class UpstreamProxy(_Upstream):  # type: ignore[misc]
+    """A connection through a company's proxy, whose answer to CONNECT is bounded."""
+
+    def receive_handshake_data(self, data: bytes) -> Generator[Any, Any, tuple[bool, str | None]]:
+        is_done, error = yield from super().receive_handshake_data(data)
+        if self.send_connect and not (is_done or error) and len(self.buf) > MOST_OF_A_HEAD:
+            error = "The head of the upstream proxy's answer does not end"
+        return is_done, error
 
 
 # -- the last answer of a server that has closed
@@ -368,4 +390,5 @@ def missing_names() -> list[str]:
 def install() -> None:
     """Make every new connection one of these."""
     vars(layers).update(Http1Client=Http1Client, Http1Server=Http1Server)
+    vars(_upstream_proxy).update(HttpUpstreamProxy=UpstreamProxy)
     vars(websocket).update(WebsocketConnection=WebsocketConnection)

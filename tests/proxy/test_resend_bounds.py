@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 from mitmproxy import connection, http, websocket
+from mitmproxy.options import Options
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from mitmproxy.proxy.layers.websocket import WebSocketMessageInjected
+from mitmproxy.test.tflow import tclient_conn
 from wsproto.connection import Connection as WebSocket
 from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
@@ -688,3 +692,52 @@ def joined(events: list[Event]) -> list[bytes]:
                 whole.append(pieces)
                 pieces = b""
     return whole
+
+
+# -- heads
+
+
+def context() -> Context:
+    return Context(tclient_conn(), Options())
+
+
+def test_a_client_whose_head_does_not_end_is_told_so_and_left() -> None:
+    """A stranger may connect, too."""
+    layer = connections.Http1Server(context())
+    list(layer.handle_event(events.Start()))
+    made: list[Any] = []
+    many = connections.MOST_OF_A_HEAD // len(PIECE) + 1
+    for _ in range(many):
+        assert made == []
+        made += layer.handle_event(events.DataReceived(layer.conn, b"x: " + PIECE))
+
+    sent, closed = made
+    assert isinstance(sent, commands.SendData)
+    assert sent.data.startswith(b"HTTP/1.1 431 ")
+    assert isinstance(closed, commands.CloseConnection)
+
+
+def test_a_head_of_the_usual_size_in_pieces_is_read() -> None:
+    layer = connections.Http1Server(context())
+    list(layer.handle_event(events.Start()))
+    made: list[Any] = []
+    for piece in (b"GET http://a/ HTTP/1.1\r\nx: ", bytes(200_000).replace(b"\0", b"a"), b"\r\nhost: a\r\n\r\n"):
+        made += layer.handle_event(events.DataReceived(layer.conn, piece))
+
+    assert [type(one).__name__ for one in made] == ["ReceiveHttp", "ReceiveHttp"]
+
+
+def test_an_answer_to_connect_that_does_not_end_fails() -> None:
+    tunnel = connections.UpstreamProxy(context(), connection.Server(address=("corp", 3128)), True)
+
+    def answers(data: bytes) -> tuple[bool, str | None]:
+        running = tunnel.receive_handshake_data(data)
+        with pytest.raises(StopIteration) as ended:
+            next(running)
+        result: tuple[bool, str | None] = ended.value.value
+        return result
+
+    assert answers(b"HTTP/1.1 200 OK\r\n") == (False, None)
+    results = [answers(b"x: " + PIECE) for _ in range(5)]
+    assert results[0] == (False, None)
+    assert "does not end" in str(results[-1][1])
