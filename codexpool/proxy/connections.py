@@ -36,9 +36,7 @@ from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed, RsvBits
 from codexpool.proxy import shortcut
 
 MOST_OF_A_HEAD: Final = 256 << 10  # bytes in a head over HTTP/1, or in the framing of a body
-TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-)
+TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 MOST_INTERIM: Final = 100  # interim answers before the final one
 MOST_OF_THE_REST: Final = 2 << 20  # bytes read from a server that has closed
 # Bytes in an inflated WebSocket message, counting `FRAME` more for each of its frames.
