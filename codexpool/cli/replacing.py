@@ -18,7 +18,7 @@ from codexpool.cli.new_identity import login_of, require_new_token, require_own_
 from codexpool.cli.shared_logins import share
 from codexpool.cli.tokens import GivenToken, Verified, checked, remember_new, usable, verify
 from codexpool.common.atomic_replace import Replacement, locked
-from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError, private_folder
+from codexpool.common.private_files import OPEN_TO_OTHERS, UnusableError, closing, private_folder
 from codexpool.config.model import (
     FromAuthJson,
     FromCommand,
@@ -184,7 +184,7 @@ def _write(path: Path, text: str) -> None:
             path.touch(mode=0o600)
         real = path.resolve(strict=True)
         if os.name == "posix" and real.stat().st_mode & OPEN_TO_OTHERS:
-            raise Unchanged(f"other users can read {path}. Run: chmod 600 {path}")
+            raise Unchanged(f"other users can read {path}. Run: {closing(path)}")
         with locked(real, LOCK_TIMEOUT), Replacement(real) as new:
             new.put(text.encode())
     except OSError as error:

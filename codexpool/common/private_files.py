@@ -71,7 +71,12 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise UnusableError("is not a regular file", "put the text into a file")
     if os.name == "posix" and status.st_mode & forbidden(status):
         mode = stat.S_IMODE(status.st_mode)
-        raise UnusableError(f"is open to other users (mode {mode:04o})", f"chmod 600 {shlex.quote(str(path))}")
+        raise UnusableError(f"is open to other users (mode {mode:04o})", closing(path))
+
+
+def closing(path: Path | str, mode: int = 0o600) -> str:
+    """Return the command that closes a file or folder to other users."""
+    return f"chmod {mode:o} {shlex.quote(str(path))}"
 
 
 def forbidden(status: os.stat_result) -> int:

@@ -13,11 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+
+from codexpool.protocol.endpoints import AUTHAPI, HOST
 
 DOTENV: Final = ".env"
 CONFIG: Final = "config.toml"
 RESERVED: Final = "CODEX_"  # the prefix of names ignored in ``.env`` (``ILLEGAL_ENV_VAR_PREFIX``)
 LONGEST: Final = 1 << 20  # bytes read of a file
+
+HOSTS: Final = (HOST, urlsplit(AUTHAPI).hostname or "")
+"""What a client must reach through the proxy: the backend, and the host that answers for a member's key."""
 
 WORKLOAD: Final = (
     "OPENAI_FEDERATION_RULE_ID",
@@ -97,6 +103,12 @@ def bypasses(no_proxy: str, host: str) -> str:
         if domain and (domain == "*" or f".{host}".endswith(f".{domain}")):
             return entry
     return ""
+
+
+def without_bypass(no_proxy: str) -> str:
+    """Return a value of ``NO_PROXY`` without the entries that send requests for `HOSTS` past the proxy."""
+    entries = (part.strip() for part in no_proxy.split(","))
+    return ",".join(entry for entry in entries if not any(bypasses(entry, host) for host in HOSTS))
 
 
 def dotenv(text: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import stat
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from codexpool.common.private_files import OPEN_TO_OTHERS, forbidden
+from codexpool.common.private_files import OPEN_TO_OTHERS, closing, forbidden
 from codexpool.config.sources import environ_of_programs
 from codexpool.doctor.findings import Finding, note, ok, wrong
 from codexpool.local import ca_files
@@ -74,7 +73,7 @@ def check_mode(one: Kept, status: os.stat_result) -> Finding | None:
     if not mode & (OPEN_TO_OTHERS if is_folder else forbidden(status)) and not (is_folder and mode & 0o011):
         return None
     place = f"{one.path} (mode {stat.S_IMODE(mode):04o})"
-    remedy = f"chmod {700 if is_folder else 600} {shlex.quote(str(one.path))}"
+    remedy = closing(one.path, 0o700 if is_folder else 0o600)
     if is_folder and not is_writable:
         return note(FILES, f"{place}: others can list {one.what}", remedy)
     verb = "add files to" if is_folder else "change" if is_writable else "read"

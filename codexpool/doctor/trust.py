@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import shlex
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
@@ -180,7 +181,7 @@ def _of_client(client: ClientEnvironment, chain: list[crypto.X509], ca_file: Pat
     variable = next((name for name in VARIABLES if client.variables.get(name)), "")
     path = client.variables.get(variable, "")
     name = f"{client.where(variable)} ({path})"
-    remedy = f"export CODEX_CA_CERTIFICATE={ca_file or f'PATH/{CERTIFICATE}'}"
+    remedy = f"export CODEX_CA_CERTIFICATE={shlex.quote(str(ca_file or f'PATH/{CERTIFICATE}'))}"
     store = _of_system()
     try:
         if path:

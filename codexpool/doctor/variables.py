@@ -10,15 +10,15 @@ from urllib.parse import unquote, urlsplit
 from codexpool.common.addresses import is_loopback
 from codexpool.config.checks import SEPARATOR, name_problem
 from codexpool.credentials import PREFIX
-from codexpool.doctor.environment import CONFIG, DOTENV, WORKLOAD, ClientEnvironment, bypasses
+from codexpool.doctor.environment import CONFIG, DOTENV, HOSTS, WORKLOAD, ClientEnvironment, bypasses, without_bypass
 from codexpool.doctor.findings import Finding, note, ok, wrong
-from codexpool.protocol.endpoints import AUTHAPI, HOST
+from codexpool.protocol.endpoints import HOST
 from codexpool.redaction import redact_text
 from codexpool.tokens.bearer import fingerprint
 from codexpool.tokens.member_key import PREFIX as MEMBER_PREFIX
 
 ABOUT: Final = "client"
-AUTH_HOST: Final = urlsplit(AUTHAPI).hostname or ""
+AUTH_HOST: Final = HOSTS[1]
 BUILT_IN: Final = "openai"  # Codex's model provider for ChatGPT
 # By how they begin; a member key also begins as a personal access token does.
 KINDS: Final = {MEMBER_PREFIX: "a member key", PREFIX: "a personal access token", "eyJ": "a JWT", "sk-": "an API key"}
@@ -76,7 +76,7 @@ def of_identity(client: ClientEnvironment, identities: Collection[str]) -> Itera
 def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
     """Check whether ``NO_PROXY`` sends a host past the proxy."""
     name, value = client.first("NO_PROXY", "no_proxy")
-    entries = {host: entry for host in (HOST, AUTH_HOST) if (entry := bypasses(value, host))}
+    entries = {host: entry for host in HOSTS if (entry := bypasses(value, host))}
     for host, entry in entries.items():
         effect = "nothing is swapped" if host == HOST else "member keys cannot be verified"
         text = f'{client.where(name)} has "{redact_text(entry)}", so {host} bypasses the proxy: {effect}'
@@ -87,8 +87,7 @@ def of_bypass(client: ClientEnvironment) -> Iterator[Finding]:
 
 def _without_bypass(client: ClientEnvironment, name: str, value: str) -> str:
     """Return the command that sets ``NO_PROXY`` to what does no harm."""
-    parts = (part.strip() for part in value.split(","))
-    rest = ",".join(part for part in parts if not any(bypasses(part, host) for host in (HOST, AUTH_HOST)))
+    rest = without_bypass(value)
     if name in client.from_dotenv:
         return f"change it there to {name}={rest}" if rest else f"remove {name} there"
     return f"export {name}={shlex.quote(rest)}" if rest else f"unset {name}"

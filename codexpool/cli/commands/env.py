@@ -19,11 +19,8 @@ from codexpool.cli.common import Failure
 from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, find_proxy
 from codexpool.common.private_files import private_folder
 from codexpool.config.checks import SEPARATOR, name_problem
-from codexpool.doctor.environment import WORKLOAD, bypasses, codex_home
+from codexpool.doctor.environment import HOSTS, WORKLOAD, bypasses, codex_home, without_bypass
 from codexpool.local.ca_files import CERTIFICATE, Certificate
-
-HOSTS: Final = ("chatgpt.com", "auth.openai.com")
-"""What a client must reach through the proxy: the backend, and the host that answers for a member's key."""
 
 KEY: Final = "CODEX_ACCESS_TOKEN"  # where a client looks for a member's key
 
@@ -139,10 +136,9 @@ def without_bypasses(environ: Mapping[str, str]) -> dict[str, str | None]:
     """Return ``NO_PROXY`` and ``no_proxy`` without entries that bypass the proxy, if they have any; None to unset."""
     changes: dict[str, str | None] = {}
     for name in ("NO_PROXY", "no_proxy"):
-        entries = [entry.strip() for entry in environ.get(name, "").split(",")]
-        kept = [entry for entry in entries if not any(bypasses(entry, host) for host in HOSTS)]
-        if kept != entries:
-            changes[name] = ",".join(kept) or None
+        value = environ.get(name, "")
+        if any(bypasses(value, host) for host in HOSTS):
+            changes[name] = without_bypass(value) or None
     return changes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from codexpool.cli.service.files import MARK, Plan
 from codexpool.cli.service.managers import Manager, ManagerError, State, own_manager
 from codexpool.cli.shells import eval_line
 from codexpool.cli.via import upstream, via_option
-from codexpool.common.private_files import OPEN_TO_OTHERS, private_folder
+from codexpool.common.private_files import OPEN_TO_OTHERS, closing, private_folder
 from codexpool.config.model import FromEnv, IdentitySpec
 from codexpool.credentials.upstream_proxy import VARIABLE as UPSTREAM
 
@@ -198,7 +197,7 @@ def _tell_of_variables(environ: Mapping[str, str], file: Path, specs: Sequence[I
         )
     with contextlib.suppress(OSError):
         if file.stat().st_mode & OPEN_TO_OTHERS:
-            click.echo(f"codexpool: {file} is open to other users: chmod 600 {shlex.quote(str(file))}", err=True)
+            click.echo(f"codexpool: {file} is open to other users: {closing(file)}", err=True)
 
 
 def _wait(managed: Manager) -> None:

@@ -7,7 +7,6 @@ import difflib
 import logging
 import os
 import re
-import shlex
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -17,7 +16,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server
 
 from codexpool.common.addresses import is_loopback
-from codexpool.common.private_files import OPEN_TO_OTHERS
+from codexpool.common.private_files import OPEN_TO_OTHERS, closing
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import one_line
 from codexpool.credentials.http_client import Route
@@ -153,7 +152,7 @@ def warn_of_open_dump() -> None:
         return
     if os.name == "posix" and mode & OPEN_TO_OTHERS:
         text = "the dump %s is open to other users (mode %04o), and will contain prompts and clients' credentials: %s"
-        logger.warning(text, path, stat.S_IMODE(mode), f"chmod 600 {shlex.quote(str(path))}")
+        logger.warning(text, path, stat.S_IMODE(mode), closing(str(path)))
 
 
 def refuse_unfit(loopback_only: bool) -> None:
