@@ -197,6 +197,16 @@ class Reachable(Protocol):
     def ca_file(self) -> Path: ...
 
 
+def finished(
+    command: Sequence[str], environ: Mapping[str, str], folder: Path, stdin: str = "", seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in an environment and folder of its own, and return what it printed."""
+    given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(
+        command, env=environ, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False, **given
+    )
+
+
 class Codex:
     """The real client with its own home, isolated from this machine's configuration.
 
@@ -222,16 +232,7 @@ class Codex:
         return self._run(command, seconds)
 
     def _run(self, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            env=self.environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        return finished(command, self.environ, self.home, seconds=seconds)
 
 
 def trouble(run: subprocess.CompletedProcess[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codexpool.cli.entry import CODEXPOOL
-from tests.running import ROOT
+from tests.running import ROOT, finished
 
 
 class World:
@@ -29,16 +29,7 @@ class World:
         }
 
     def run(self, *arguments: str, seconds: float = 90) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*CODEXPOOL, *arguments],
-            env=self.environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        return finished([*CODEXPOOL, *arguments], self.environ, self.home, seconds=seconds)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mitmproxy import version
 
 from codexpool.cli.banner import Facts, lines
 from codexpool.cli.commands.run import _who_has
-from tests.cli.fakeproxy import FakeProxy, running
+from tests.cli.fakeproxy import FakeProxy
 from tests.cli.terminals import Terminal, argv, environ, plain
 from tests.cli.test_running_proxy import free_port
 
@@ -75,12 +74,6 @@ def test_a_banner_fits_a_terminal_of_80_columns() -> None:
 
 
 # -- a busy port
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeProxy]:
-    with running() as fake:
-        yield fake
 
 
 def test_a_busy_port_names_the_proxy_that_has_it(fake: FakeProxy) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from tests.cli.fakeproxy import FakeProxy, running
 from tests.standin.certificates import Authority
 
 HTML = "<html><h1>502 Bad Gateway</h1></html>"
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeProxy]:
-    with running() as fake:
-        yield fake
 
 
 @pytest.fixture(autouse=True)

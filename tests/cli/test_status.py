@@ -33,12 +33,6 @@ LIMITED = identity(
 HOSTILE = "\x1b[31mred\x07 [bold]x[/bold]\r\nnext\u202e\ud800"
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeProxy]:
-    with running() as fake:
-        yield fake
-
-
 def run(fake: FakeProxy, *arguments: str, columns: int = 80, code: int = 0) -> Result:
     """Run the command, with its output going into a file."""
     result = CliRunner().invoke(command, ["--proxy", fake.url, *arguments], env={"COLUMNS": str(columns)})

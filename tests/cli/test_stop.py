@@ -15,19 +15,13 @@ from codexpool.cli import running_proxy
 from codexpool.cli.commands import stop as command
 from codexpool.local.running_proxies import Announcement
 from codexpool.proxy.mitm.shutdown import BOUND
-from tests.cli.fakeproxy import FakeProxy, running, status
+from tests.cli.fakeproxy import FakeProxy, status
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
 
 ENDS = "import time; print(flush=True); time.sleep(60)  # codexpool run"
 ANOTHER = "import time; print(flush=True); time.sleep(60)"
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {ENDS}"
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeProxy]:
-    with running() as fake:
-        yield fake
 
 
 @pytest.fixture(autouse=True)

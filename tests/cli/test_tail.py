@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from tests.traces.documents import document
 HOSTILE = "\x1b[31mred\x07 [bold]x[/bold]\r\nnext\u202e\ud800"
 
 OF_A_SESSION = {"session": "another-session", "identity": "work", "refusals": []}
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeProxy]:
-    with running() as fake:
-        yield fake
 
 
 @pytest.fixture

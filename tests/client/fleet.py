@@ -21,7 +21,7 @@ from typing import Final
 from mitmproxy.certs import CertStore
 
 from codexpool.cli.entry import CODEXPOOL
-from tests.running import ROOT, Codex, key_of, until
+from tests.running import ROOT, Codex, finished, key_of, until
 from tests.standin import StandIn
 
 HUB: Final = "10.15.0.1"
@@ -143,16 +143,7 @@ class Proxy:
 
     def codexpool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command on its machine."""
-        return subprocess.run(
-            self.machine.inside(*CODEXPOOL, *arguments),
-            env=self.environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return finished(self.machine.inside(*CODEXPOOL, *arguments), self.environ, self.home)
 
 
 def _clock(home: Path, ahead: float) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 from codexpool.cli.entry import CODEXPOOL
 from tests.e2e.logins import owner
 from tests.namespaced import enter
-from tests.running import CLIENT, ROOT, codex, pat, trouble, until
+from tests.running import CLIENT, ROOT, codex, finished, pat, trouble, until
 from tests.standin import RESPONSES, StandIn
 
 
@@ -39,16 +39,7 @@ class NewUser:
         self.output: list[str] = []
 
     def codexpool(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        run = subprocess.run(
-            [*CODEXPOOL, *arguments],
-            env=self.environ,
-            cwd=self.home,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        run = finished([*CODEXPOOL, *arguments], self.environ, self.home, stdin)
         self.output.append(f"$ codexpool {' '.join(arguments)} -> {run.returncode}\n{run.stdout}{run.stderr}")
         return run
 
@@ -62,16 +53,7 @@ class NewUser:
             "HTTPS_PROXY": proxy,
             "CODEX_CA_CERTIFICATE": str(self.home / ".mitmproxy" / "mitmproxy-ca-cert.pem"),
         }
-        return subprocess.run(
-            [str(codex()), "exec", "--skip-git-repo-check", *arguments],
-            env=environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return finished([str(codex()), "exec", "--skip-git-repo-check", *arguments], environ, self.home)
 
 
 def has(log: Path, text: str) -> bool:

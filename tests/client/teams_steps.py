@@ -25,7 +25,7 @@ from typing import Any
 from codexpool.cli.entry import CODEXPOOL
 from tests.client.readme_steps import NewUser
 from tests.namespaced import enter
-from tests.running import ROOT, codex, pat, until
+from tests.running import ROOT, codex, finished, pat, until
 from tests.standin import RESPONSES, StandIn
 
 SIOCSIFADDR = 0x8916
@@ -61,16 +61,7 @@ class Teammate:
     def shell(self, *lines: str) -> dict[str, Any]:
         """Run lines of bash. Return exit code, output and duration in seconds."""
         begun = time.monotonic()
-        run = subprocess.run(
-            ["bash", "-c", "\n".join(lines)],
-            env=self.environ,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        run = finished(["bash", "-c", "\n".join(lines)], self.environ, self.home)
         return {"code": run.returncode, "out": run.stdout, "err": run.stderr, "seconds": time.monotonic() - begun}
 
     def codex(self, key: str, word: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from codexpool.protocol.member_keys import SHOWN
 from tests.client.conftest import World
 from tests.client.screen import Screen, tmux
-from tests.running import Codex, Proxy, answered, codex, key_of, member, pat, pool_toml, trouble
+from tests.running import Codex, Proxy, answered, codex, finished, key_of, member, pat, pool_toml, trouble
 from tests.standin import RESPONSES, WHOAMI, Seen, StandIn
 from tests.standin.paths import LENT, SWAPPED
 
@@ -85,17 +85,7 @@ def refusal(client: Codex, *arguments: str) -> str:
 
 def login(client: Codex, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``codex login`` in the client's environment."""
-    command = [str(codex()), "login", *arguments]
-    return subprocess.run(
-        command,
-        env=client.environ,
-        cwd=client.home,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return finished([str(codex()), "login", *arguments], client.environ, client.home, stdin)
 
 
 def revoke(world: World, name: str) -> None:
