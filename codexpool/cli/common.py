@@ -46,15 +46,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 Spec = TypeVar("Spec", IdentitySpec, MemberSpec)
 
 CONFIG_HELP: Final = "The pool.toml to use. Default: the one the proxy finds."
+NO_MEMBERS: Final = "no members yet: codexpool member add NAME"
 NOTICED: Final = "Running proxies notice within two seconds"
+
+
+def remark(text: str) -> None:
+    """Tell a person something on standard error, without tokens: standard output is for data."""
+    for line in redact_tokens(text).splitlines():
+        click.echo(f"codexpool: {line}", err=True)
 
 
 class Failure(click.ClickException):
     """The command failed: the message says why, and what to do. Exit code 1."""
 
     def show(self, file: Any = None) -> None:
-        for line in redact_tokens(self.message).splitlines():
-            click.echo(f"codexpool: {line}", err=True)
+        remark(self.message)
 
 
 class Unchanged(Failure):
@@ -236,7 +242,7 @@ class Pool:
         try:
             return self.certain
         except OutOfReach as failure:
-            click.echo(f"codexpool: {failure.message}. Showing what pool.toml alone says", err=True)
+            remark(f"{failure.message}. Showing what pool.toml alone says")
             return Snapshot()
 
     @cached_property
@@ -248,12 +254,12 @@ class Pool:
         return self._named("identity", self.config.identities, name, NO_IDENTITIES)
 
     def member(self, name: str) -> MemberSpec:
-        return self._named("member", self.config.members, name, "no members yet: codexpool member add NAME")
+        return self._named("member", self.config.members, name, NO_MEMBERS)
 
     def say_if_empty(self) -> None:
         """Tell a person that there are no identities, if so. (Standard output is for data.)"""
         if not self.config.identities:
-            click.echo(f"codexpool: {NO_IDENTITIES}", err=True)
+            remark(NO_IDENTITIES)
 
     def edit(self, change: Callable[[str], str]) -> None:
         """Change the text of pool.toml, creating it if need be. Raises Failure, also if it would be invalid."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, require_new_name
+from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, remark, require_new_name
 from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of
 from codexpool.cli.next_steps import say_next
@@ -91,10 +91,10 @@ def add_identity(
         click.echo("its login is in the state. Copy its table to the pool.toml of the other machines")
         if given.keys:  # A file of the operator's.
             what = "is not used any more, and its next renewal would break the login in the state: delete it"
-            click.echo(f"codexpool: {given.keys['auth_json']} {what}", err=True)
+            remark(f"{given.keys['auth_json']} {what}")
     if isinstance(given.source, FromEnv) and any_announced():
         what = "set it where that is started, and start it again"
-        click.echo(f"codexpool: the running proxy needs {given.source.variable}, too: {what}", err=True)
+        remark(f"the running proxy needs {given.source.variable}, too: {what}")
     _say_what_is_next(path)
     if table.get("priority") and Pool(path).config.selection is not Selection.DRAIN_FIRST:
         click.echo('codexpool: a priority counts only with selection = "drain-first" in [pool]', err=True)

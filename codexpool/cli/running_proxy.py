@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from codexpool.cli.common import Failure
+from codexpool.cli.common import Failure, remark
 from codexpool.local.ca_files import CERTIFICATE, Authority, AuthorityError, confdir
 from codexpool.local.running_proxies import Announcement, addresses, announced
 from codexpool.state import StateError
@@ -194,10 +194,9 @@ def find_proxy(url: str | None) -> RunningProxy:
     """
     chosen, others = running(url)
     if others:
-        click.echo(
-            f"codexpool: several proxies are running; using the newest, {chosen}. Use --proxy URL for another: "
+        remark(
+            f"several proxies are running; using the newest, {chosen}. Use --proxy URL for another: "
             f"{', '.join(map(str, others))}",
-            err=True,
         )
     return chosen
 

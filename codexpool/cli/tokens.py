@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from codexpool.cli import completions, via
-from codexpool.cli.common import Failure, Unchanged, can_ask, open_the_state, sources, verification
+from codexpool.cli.common import Failure, Unchanged, can_ask, open_the_state, remark, sources, verification
 from codexpool.common.private_files import UnusableError
 from codexpool.config.model import (
     FromAuthJson,
@@ -152,7 +152,7 @@ def until_accepted(ask: Callable[[], GivenToken], use: Callable[[GivenToken], T]
             if not given.is_typed:
                 raise
             failure.show()
-            click.echo("codexpool: try again, or press Ctrl-C", err=True)
+            remark("try again, or press Ctrl-C")
 
 
 def _can_be_typed_for(service: str, name: str) -> bool:
@@ -172,7 +172,7 @@ def _read_token(prompt: str, from_stdin: bool) -> str:
         raise click.UsageError("no token given. Use --token-stdin, or another source (see --help)")
     token, left_out = unwrapped(text)
     if left_out:
-        click.echo(f"codexpool: took the token without the {' and '.join(left_out)} around it", err=True)
+        remark(f"took the token without the {' and '.join(left_out)} around it")
     if len(lines := token.splitlines()) != 1 and from_stdin:
         what = "nothing" if not lines else f"{len(lines)} lines"
         raise click.UsageError(f"--token-stdin: got {what} on standard input; write the token only")

@@ -22,6 +22,7 @@ from codexpool.cli.common import (
     json_option,
     open_the_state,
     pool_option,
+    remark,
     verification,
 )
 from codexpool.cli.identity_rows import IdentityRow, identity_rows, print_rows
@@ -93,7 +94,7 @@ def check(context: click.Context, names: tuple[str, ...], pool: Pool, with_ids: 
         print_rows(rows, with_ids)
     is_cut_off = any(answer.word is Word.UNREACHABLE for answer in found.values())
     for error in (*errors, *([advice] if is_cut_off and (advice := hint(os.environ)) else [])):
-        click.echo(f"codexpool: {error}", err=True)
+        remark(error)
     context.exit(1 if errors or None in statuses.values() or any(row.status in FAILED for row in rows) else 0)
 
 
@@ -120,7 +121,7 @@ async def _check(pool: Pool, rows: Mapping[str, IdentityRow]) -> tuple[dict[str,
             try:
                 readings[name] = Reading(await accounts.usage(bearer, answer.metadata), sent_at)
             except UnreadError as error:
-                click.echo(f"codexpool: {name}: cannot read what it has left: {error}", err=True)
+                remark(f"{name}: cannot read what it has left: {error}")
 
     credentials = pool.resolved.credentials
     await asyncio.gather(*(one(n, row.spec, credentials[n]) for n, row in rows.items() if n in credentials))

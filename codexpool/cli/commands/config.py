@@ -20,6 +20,7 @@ from codexpool.cli.common import (
     pool_path,
     pool_places,
     pool_to_edit,
+    remark,
     require_writable,
     sources,
 )
@@ -56,7 +57,7 @@ def path(named: Path | None, as_json: bool) -> None:
         return
     click.echo(str(at))
     if found is None:
-        click.echo("codexpool: it does not exist yet. To create it: codexpool add NAME", err=True)
+        remark("it does not exist yet. To create it: codexpool add NAME")
 
 
 @config.command("example")
@@ -82,12 +83,12 @@ def edit(named: Path | None) -> None:
         raise Unchanged(f"the copy for the editor: {error.strerror or error}") from None
     if after == before:
         click.echo("nothing was changed")
-        click.echo("codexpool: if your editor returns at once, have it wait: EDITOR='code --wait'", err=True)
+        remark("if your editor returns at once, have it wait: EDITOR='code --wait'")
         return
     _save(path, before, after)
     click.echo(f"saved {path}. {NOTICED}")
     for problem in resolve(parse(after, path), sources()).problems:
-        click.echo(redact_tokens(f"codexpool: {problem}"), err=True)
+        remark(str(problem))
 
 
 def _text(path: Path) -> str:

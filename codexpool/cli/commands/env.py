@@ -15,7 +15,7 @@ import click
 
 from codexpool.cli import completions, shells
 from codexpool.cli.client_access import trusted, url_of
-from codexpool.cli.common import Failure
+from codexpool.cli.common import Failure, remark
 from codexpool.cli.running_proxy import STATUS, Address, ProxyFailure, RunningProxy, address, find_proxy
 from codexpool.common.private_files import private_folder
 from codexpool.config.checks import SEPARATOR, name_problem
@@ -115,7 +115,7 @@ def env(shell: str | None, kind: str, proxy_url: str | None, ca: Path | None, id
     click.echo(os.fsencode(text) if os.name == "posix" else text, nl=False)
     named = [NO_DAEMON] if kind == "cli" and identity is not None else []
     for note in [*NOTES[kind], *named, *_hints(kind, shell, at, os.environ)]:
-        click.echo(f"codexpool: {note}", err=True)
+        remark(note)
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ def _naming(identity: str, proxy: RunningProxy) -> Address:
     try:
         names = [one["name"] for one in proxy.get(STATUS)["identities"]]
     except ProxyFailure:
-        click.echo(f"codexpool: {proxy} cannot be asked whether it has the identity {identity}", err=True)
+        remark(f"{proxy} cannot be asked whether it has the identity {identity}")
     else:
         if identity not in names:
             raise Failure(f"the pool at {proxy} has no identity {identity}; it has: {', '.join(names) or 'none'}")

@@ -16,6 +16,7 @@ import click
 
 from codexpool.cli import completions
 from codexpool.cli.common import (
+    NO_MEMBERS,
     NOTICED,
     Failure,
     Pool,
@@ -24,6 +25,7 @@ from codexpool.cli.common import (
     moment,
     name_argument,
     pool_option,
+    remark,
     require_new_name,
     require_writable,
 )
@@ -128,7 +130,7 @@ def add(name: str, pool: Pool, invite: Path | None, proxy_url: str | None, ca: P
     _issue(pool, name, key, invitation, lambda text: with_table(text, table, Table.MEMBER))
     click.echo(f"added {name} to {pool.path}. {_instructions(name, invitation)}", err=True)
     for warning in (*_unmatched(pool.config, options["identities"]), *_openness(pool.config)):
-        click.echo(f"codexpool: {warning}", err=True)
+        remark(warning)
 
 
 @member.command("list")
@@ -144,13 +146,13 @@ def list_(pool: Pool, as_json: bool) -> None:
         print_json({"members": rows})
         return
     if not rows:
-        click.echo("no members yet: codexpool member add NAME", err=True)
+        remark(NO_MEMBERS)
     print_table(COLUMNS, rows)
     for row in rows:
         for warning in _unmatched(pool.config, row["identities"]):
-            click.echo(f"codexpool: {row['name']}: {warning}", err=True)
+            remark(f"{row['name']}: {warning}")
     for warning in _openness(pool.config) if rows else ():
-        click.echo(f"codexpool: {warning}", err=True)
+        remark(warning)
 
 
 @member.command()
@@ -223,7 +225,7 @@ def rotate(
     old_key = f"the old one is valid until {local_time(until.timestamp())}" if grace else "the old one is invalid now"
     click.echo(f"{name} has a new key; {old_key}. {_instructions(name, invitation)}", err=True)
     if spec.expires_at is not None and spec.expires_at <= time.time():
-        click.echo(f"codexpool: {name} has expired. To renew it: codexpool member expires {name} never", err=True)
+        remark(f"{name} has expired. To renew it: codexpool member expires {name} never")
 
 
 @member.command()

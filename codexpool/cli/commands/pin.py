@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import click
 
 from codexpool.cli import completions
-from codexpool.cli.common import Failure, Pool, open_the_state, pool_option, transact
+from codexpool.cli.common import Failure, Pool, open_the_state, pool_option, remark, transact
 from codexpool.cli.identity_rows import identity_row
 from codexpool.members.register import may_use
 from codexpool.pool.identity import Status
@@ -44,7 +44,7 @@ def pin(session: str, name: str, pool: Pool) -> None:
     click.echo(f"session {plain(key)} is pinned to {name}. To undo: codexpool unpin {plain(key)}")
     status = identity_row(pool, name).status
     if status not in (Status.READY, Status.UNVERIFIED):
-        click.echo(f"codexpool: {name} cannot serve it now: it is {status}. See: codexpool show {name}", err=True)
+        remark(f"{name} cannot serve it now: it is {status}. See: codexpool show {name}")
 
 
 @click.command()

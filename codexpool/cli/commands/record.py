@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from codexpool.cli import completions
-from codexpool.cli.common import Failure, config_option, pool_path, sources
+from codexpool.cli.common import Failure, config_option, pool_path, remark, sources
 from codexpool.cli.entry import CODEXPOOL
 from codexpool.cli.processes import ENDING
 
@@ -55,7 +55,7 @@ def _convert(source: Path, out: Path, all_hosts: bool, named: Path | None) -> No
     try:
         read = files.read(source)
         if read.is_cut:
-            click.echo(f"codexpool: {source}: its end is missing; {len(read.flows)} flows were read", err=True)
+            remark(f"{source}: its end is missing; {len(read.flows)} flows were read")
         recording = Recording(out, all_hosts)
         recording.learn(*_of_the_pool(named))
         recording.flows += [strip(flow) for flow in read.flows if recording.wants(flow)]

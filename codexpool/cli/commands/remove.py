@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, Pool, open_the_state, pool_option, require_writable
+from codexpool.cli.common import Failure, Pool, open_the_state, pool_option, remark, require_writable
 from codexpool.cli.completions import identity_argument
 from codexpool.cli.logins_folder import logins_folder
 from codexpool.cli.shared_logins import delete
@@ -52,7 +52,7 @@ def remove(name: str, pool: Pool, with_login: bool, purge: bool) -> None:
     elif isinstance(spec.source, FromAuthJson | FromFile):
         click.echo(f"kept {spec.source.path}")
         if _folder_of(spec) is not None:
-            click.echo("codexpool: next time, --purge deletes that, too", err=True)
+            remark("next time, --purge deletes that, too")
 
 
 def _folder_of(spec: IdentitySpec) -> Path | None:

@@ -14,6 +14,7 @@ from codexpool.cli.common import (
     Unchanged,
     open_the_state,
     pool_option,
+    remark,
     require_new_name,
     require_writable,
 )
@@ -47,7 +48,7 @@ def rename(name: str, new: str, pool: Pool) -> None:
     _follow_in_state(pool, name, new, pins, record)
     click.echo(f"{name} is called {new} now, in {pool.path}. {NOTICED}")
     for note in _remarks(pool, name, new):
-        click.echo(f"codexpool: {note}", err=True)
+        remark(note)
 
 
 def _renamed(text: str, pool: Pool, name: str, new: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from codexpool.cli import completions
-from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_to_edit
+from codexpool.cli.common import CONFIG_HELP, Failure, Pool, Unchanged, json_option, pool_to_edit, remark
 from codexpool.cli.entry import CODEXPOOL, tool
 from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_facts, print_json
@@ -75,7 +75,7 @@ def install(named: Path | None, arguments: tuple[str, ...]) -> None:
     _wait(managed)
     _print(_document(managed))
     if managed.hint:
-        click.echo(f"codexpool: {managed.hint}", err=True)
+        remark(managed.hint)
     say_next(*([] if specs else ["codexpool add NAME"]), eval_line(os.environ, "codex"))
 
 
@@ -190,14 +190,13 @@ def _tell_of_variables(environ: Mapping[str, str], file: Path, specs: Sequence[I
     names = left_out(environ, (spec.source.variable for spec in specs if isinstance(spec.source, FromEnv)))
     if names:
         lines = "; ".join(f"{name}=…" for name in names)
-        click.echo(
-            f"codexpool: the service does not see {', '.join(names)} of this shell, which may be secret. Put them "
+        remark(
+            f"the service does not see {', '.join(names)} of this shell, which may be secret. Put them "
             f"into {file} ({lines}; chmod 600), and install it again",
-            err=True,
         )
     with contextlib.suppress(OSError):
         if file.stat().st_mode & OPEN_TO_OTHERS:
-            click.echo(f"codexpool: {file} is open to other users: {closing(file)}", err=True)
+            remark(f"{file} is open to other users: {closing(file)}")
 
 
 def _wait(managed: Manager) -> None:

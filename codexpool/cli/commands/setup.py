@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from codexpool.cli.common import Failure, json_option, moment
+from codexpool.cli.common import Failure, json_option, moment, remark
 from codexpool.cli.next_steps import say_next
 from codexpool.cli.output import print_json
 from codexpool.cli.running_proxy import RunningProxy, announcement_of, confdir_of, find_proxy
@@ -45,7 +45,7 @@ def setup(named: Path | None, as_json: bool) -> None:
     except AuthorityError as error:
         raise Failure(str(error)) from None
     for sentence in [*prepared.fixed, *([] if is_own else [OTHER.format(proxy=proxy)])]:
-        click.echo(f"codexpool: {sentence}", err=True)
+        remark(sentence)
     if as_json:
         print_json(_document(prepared))
     else:

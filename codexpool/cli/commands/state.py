@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from codexpool.cli.common import Failure, Pool, json_option, pool_option, state_location, transact
+from codexpool.cli.common import Failure, Pool, json_option, pool_option, remark, state_location, transact
 from codexpool.cli.output import Output, console, print_facts, print_json
 from codexpool.cli.processes import InterruptedBySignal, Signals
 from codexpool.common.private_files import UnusableError
@@ -46,7 +46,7 @@ def state(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(_document(at, facts))
     elif facts is None:
-        click.echo(f"{at} does not exist yet: the first proxy or command that writes creates it", err=True)
+        remark(f"{at} does not exist yet: the first proxy or command that writes creates it")
     else:
         print_facts(_described(at, facts))
 
@@ -207,7 +207,7 @@ def _copy(source: SqliteFile, target: Postgres, pool: Pool, progress: Progress) 
         said = str(error) if before is None else str(error).replace(VARIABLE, "--to")  # Which names the file.
         raise Failure(f"nothing was copied to {target}: {said}") from None
     except InterruptedBySignal:
-        click.echo(f"codexpool: interrupted: nothing was copied to {target}", err=True)
+        remark(f"interrupted: nothing was copied to {target}")
         raise
 
 

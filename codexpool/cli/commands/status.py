@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from codexpool.cli.common import Failure, json_option
+from codexpool.cli.common import Failure, json_option, remark
 from codexpool.cli.output import Output, print_json, print_json_line
 from codexpool.cli.processes import Signals
 from codexpool.cli.running_proxy import STATUS, RunningProxy, find_proxy, proxy_option
@@ -91,7 +91,7 @@ def _watch_lines(watched: Watched, out: Output, every: float) -> NoReturn:
             print_json_line(watched.document)
         if bool(watched.error) is not was_silent:
             was_silent = not was_silent
-            click.echo(f"codexpool: {watched.error or f'{watched.proxy} answers again'}", err=True)
+            remark(watched.error or f"{watched.proxy} answers again")
         time.sleep(every)
         watched.update()
 

@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 import click
 
-from codexpool.cli.common import Failure
+from codexpool.cli.common import Failure, remark
 from codexpool.cli.running_proxy import (
     STATUS,
     ProxyFailure,
@@ -69,6 +69,6 @@ def _refuse(proxy: RunningProxy) -> NoReturn:
 def _wait(running: Process, what: str, pid: int) -> None:
     if running.ends_within(QUIET):
         return
-    click.echo(f"codexpool: waiting for requests of {what}, for {PATIENCE - QUIET:.0f} s at most", err=True)
+    remark(f"waiting for requests of {what}, for {PATIENCE - QUIET:.0f} s at most")
     if not running.ends_within(PATIENCE - QUIET):
         raise Failure(f"{what} still runs after {PATIENCE:.0f} s. To end it at once: kill {pid}; or: kill -9 {pid}")

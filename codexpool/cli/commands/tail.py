@@ -14,7 +14,7 @@ import click
 from rich.text import Text
 
 from codexpool.cli import completions
-from codexpool.cli.common import Failure
+from codexpool.cli.common import Failure, remark
 from codexpool.cli.completions import SHOWN_OF_ID
 from codexpool.cli.ending import reader_is_gone
 from codexpool.cli.output import Output, print_json_line
@@ -222,17 +222,17 @@ class Feed:
             answer = self._ask(WAIT)
         except Failure as failure:
             if not self._is_silent:
-                _note(f"{clock(time.time())}: {plain(failure.message)}. Waiting for it")
+                remark(f"{clock(time.time())}: {plain(failure.message)}. Waiting for it")
             self._is_silent = True
             time.sleep(PAUSE)
             return []
         if self._is_silent:
-            _note(f"{self.proxy} answers again")
+            remark(f"{self.proxy} answers again")
         self._is_silent = False
         if run and self._run != run:
-            _note("the proxy was restarted")
+            remark("the proxy was restarted")
         elif answer["lost"]:
-            _note("some events were missed: there were more than the proxy keeps")
+            remark("some events were missed: there were more than the proxy keeps")
         events: list[dict[str, Any]] = answer["events"]
         if not events and time.monotonic() - begun < PAUSE:
             time.sleep(PAUSE)  # The proxy answers at once if too many clients wait.
@@ -243,7 +243,3 @@ class Feed:
         answer = self.proxy.get(f"/api/events?after={self._after}&wait={wait}&limit={PAGE}{run}", wait + GRACE)
         self._after, self._run = answer["last"], answer["run"]
         return answer
-
-
-def _note(text: str) -> None:
-    click.echo(f"codexpool: {text}", err=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from codexpool.cli.common import Failure, json_option, moment, state_location
+from codexpool.cli.common import Failure, json_option, moment, remark, state_location
 from codexpool.cli.output import Column, print_json, print_table
 from codexpool.members.ledger import Spent
 from codexpool.state import StateError
@@ -87,7 +87,7 @@ def usage(since: date, by: Sequence[str], as_csv: bool, as_json: bool) -> None:
         click.echo(_csv(rows, by), nl=False)
     else:
         if not rows:
-            click.echo(f"codexpool: no turns since {since} (UTC)", err=True)
+            remark(f"no turns since {since} (UTC)")
         _show(rows, by)
 
 
@@ -146,4 +146,4 @@ def _show(rows: Rows, by: Sequence[str]) -> None:
     print_table(columns, shown, {by[0]: "total", **dict.fromkeys(by[1:]), **_fields(total)})
     if total.unmetered:
         turns = "1 turn has" if total.unmetered == 1 else f"{total.unmetered:,} turns have"
-        click.echo(f"codexpool: {turns} no token count", err=True)
+        remark(f"{turns} no token count")
