@@ -74,7 +74,7 @@ def resume(names: tuple[str, ...], pool: Pool) -> None:
         elif name in ended:
             what = f"{name} is resumed"
             if (until := ended[name]) is not None:
-                what += f". The backend said that it is limited until {local_time(until)}, and may refuse it again"
+                what += f". The backend said that it was limited until {local_time(until)}, and may refuse it again"
         else:
             what = f"{name} is neither paused nor limited: its status is {row.status}"
         click.echo(what)
