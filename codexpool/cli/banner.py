@@ -18,11 +18,10 @@ from codexpool import __version__
 from codexpool.cli.shells import eval_line
 from codexpool.common.addresses import is_loopback
 from codexpool.common.tasks import Tasks
+from codexpool.pool.identity import Status
 
 WAIT: Final = 3.0  # seconds to wait for the backend's answer about each identity
 LOOK: Final = 0.05  # seconds between two looks
-UNVERIFIED: Final = "unverified"
-READY: Final = "ready"
 TERMINAL: Final = Path("/dev/tty")
 
 
@@ -68,8 +67,8 @@ def _identities(facts: Facts) -> str:
     if not facts.statuses:
         return "none yet: codexpool add NAME, or codexpool login NAME"
     count = Counter(facts.statuses)
-    parts = [f"{count[READY]} of {len(facts.statuses)} ready"]
-    if others := [f"{count[status]} {status}" for status in sorted(count) if status != READY]:
+    parts = [f"{count[Status.READY]} of {len(facts.statuses)} ready"]
+    if others := [f"{count[status]} {status}" for status in sorted(count) if status != Status.READY]:
         parts += [", ".join(others), "see codexpool list"]
     return "; ".join(parts)
 
@@ -108,7 +107,7 @@ class Banner:
 
 
 def _is_settled(facts: Facts) -> bool:
-    return bool(facts.closed) or (bool(facts.listens) and UNVERIFIED not in facts.statuses)
+    return bool(facts.closed) or (bool(facts.listens) and Status.UNVERIFIED not in facts.statuses)
 
 
 def _facts() -> Facts:
@@ -122,5 +121,5 @@ def _facts() -> Facts:
     view = addon.telemetry.status_view(time.time())
     known = {one.name: one.condition.status.value for one in view.pool.identities.values()} if view.pool else {}
     specs = view.config.identities if view.config is not None else ()
-    statuses = [known.get(spec.name, UNVERIFIED) for spec in specs]
+    statuses = [known.get(spec.name, Status.UNVERIFIED.value) for spec in specs]
     return Facts(view.listens, view.access, statuses, len(view.members), view.why_closed, view.observes, web)

@@ -87,6 +87,11 @@ def add_identity(
     _store_new(path, table, given)
     remember_new(path, name, verified)
     click.echo(f"added {name} to {path}: {_described(verified)}")
+    _tell_what_else(path, given, shared, has_priority=bool(table.get("priority")))
+
+
+def _tell_what_else(path: Path, given: GivenToken, shared: bool, has_priority: bool) -> None:
+    """Say what a person has to do so that a new identity serves everywhere, and how to go on after the first one."""
     if shared:
         click.echo("its login is in the state. Copy its table to the pool.toml of the other machines")
         if given.keys:  # A file of the operator's.
@@ -95,14 +100,10 @@ def add_identity(
     if isinstance(given.source, FromEnv) and any_announced():
         what = "set it where that is started, and start it again"
         remark(f"the running proxy needs {given.source.variable}, too: {what}")
-    _say_what_is_next(path)
-    if table.get("priority") and Pool(path).config.selection is not Selection.DRAIN_FIRST:
-        click.echo('codexpool: a priority counts only with selection = "drain-first" in [pool]', err=True)
-
-
-def _say_what_is_next(path: Path) -> None:
-    """Say how to go on after the first identity."""
-    if len(Pool(path).config.identities) == 1:
+    config = Pool(path).config
+    if has_priority and config.selection is not Selection.DRAIN_FIRST:
+        remark('a priority counts only with selection = "drain-first" in [pool]')
+    if len(config.identities) == 1:
         say_next(*([] if any_announced() else ["codexpool run"]), eval_line(os.environ, "codex"))
 
 
