@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,6 +15,7 @@ import click
 from codexpool.cli.entry import entry
 from codexpool.cli.via import upstream
 from codexpool.common.clock_skew import Clock
+from codexpool.common.iso_time import iso_time
 from codexpool.common.private_files import UnusableError
 from codexpool.config.checks import new_name_problem
 from codexpool.config.files import Places, is_read_only, places, remedy_of_read_only
@@ -213,7 +213,7 @@ def state_snapshot() -> Snapshot:
 
 def moment(at: float | None) -> str | None:
     """Return a time as JSON has it: UTC, to the second."""
-    return None if at is None else datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
+    return None if at is None else iso_time(int(at))
 
 
 class Pool:

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich import box
@@ -18,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from codexpool.common.iso_time import iso_time
 from codexpool.pool.identity import Status
 from codexpool.pool.states import CONDEMNED
 from codexpool.views.formatting import plain
@@ -121,9 +121,7 @@ def _with_times(value: Any, key: str = "") -> Any:
             return [_with_times(item, key) for item in value]
         case float() | int() if not isinstance(value, bool) and (key in TIMES or key.endswith("_at")):
             with contextlib.suppress(OverflowError, OSError, ValueError):
-                at = datetime.fromtimestamp(value, UTC)
-                whole = at.isoformat(timespec="milliseconds" if at.microsecond else "seconds")
-                return whole.replace("+00:00", "Z")
+                return iso_time(value, "seconds" if value == int(value) else "milliseconds")
     return value
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
+from codexpool.common.iso_time import iso_time
 from codexpool.common.private_files import UnusableError
 from codexpool.credentials import PREFIX
 from codexpool.credentials.agent_identity import AgentIdentity, of_record
@@ -104,9 +104,8 @@ def renewed(login: Login, answer: Mapping[str, Any], at: float) -> Login:
         if not is_jwt(given.get("access_token", "")):
             raise UnusableError("has no token that names its account and user", LOG_IN)
         del given["id_token"]  # The refresh token is spent: use what is usable.
-    last_refresh = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
     tokens = {**login.document["tokens"], **given}
-    return _login({**login.document, "tokens": tokens, "last_refresh": last_refresh})
+    return _login({**login.document, "tokens": tokens, "last_refresh": iso_time(at)})
 
 
 def with_refresh_token(login: Login, answer: Mapping[str, Any]) -> Login | None:

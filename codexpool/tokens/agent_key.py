@@ -7,10 +7,10 @@ import binascii
 import json
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from codexpool.common.clock_skew import Clock
+from codexpool.common.iso_time import iso_time
 from codexpool.tokens.bearer import Bearer, Proof, fingerprint
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class AgentTask(Bearer):
 
 def stamp(at: float) -> str:
     """Format a time as the backend reads it: RFC 3339 in UTC, with whole seconds."""
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return iso_time(int(at))
 
 
 def is_id(value: object) -> bool:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from codexpool.common.iso_time import iso_time
 from codexpool.redaction import redact_text
 from codexpool.traces.trace import TurnTrace
 
@@ -116,7 +116,7 @@ class Event:
 
 def moment(at: float) -> str:
     """Format a time as events have it: UTC, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_time(at, "milliseconds")
 
 
 def _safe(text: str | None) -> str | None:

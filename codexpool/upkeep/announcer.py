@@ -10,12 +10,12 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from codexpool.common import tasks
+from codexpool.common.iso_time import iso_time
 from codexpool.common.tasks import Tasks
 from codexpool.config.model import PoolConfig
 from codexpool.config.sources import environ_of_programs, secret_variables
@@ -149,7 +149,7 @@ class Announcer:
 def notice(identity: Identity) -> dict[str, str]:
     """Return the notice about an identity; ``since`` is in UTC."""
     condition = identity.condition
-    since = datetime.fromtimestamp(int(condition.since), UTC).isoformat().replace("+00:00", "Z")
+    since = iso_time(int(condition.since))
     return {
         "name": identity.name,
         "status": str(condition.status),

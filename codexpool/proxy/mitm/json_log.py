@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from mitmproxy import ctx, exceptions
 from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.utils import human
 
+from codexpool.common.iso_time import iso_time
 from codexpool.proxy.mitm.options import is_set_by_user
 from codexpool.redaction import redact_tokens
 
@@ -31,8 +31,8 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one line of ASCII JSON. Never raises, because mitmproxy's handler would not catch it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        document = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "logger": record.name}
+        time = iso_time(record.created, "milliseconds")
+        document = {"time": time, "level": record.levelname.lower(), "logger": record.name}
         try:
             document["message"] = record.getMessage()
             client: Any = getattr(record, "client", None)
