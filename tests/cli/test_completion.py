@@ -21,6 +21,8 @@ from codexpool.cli.main import main
 from tests.cli import fakeproxy
 from tests.running import ROOT
 
+PATIENCE = 30.0  # A busy machine takes longer than a person would wait.
+
 POOL = """
 [[identity]]
 name = "work"
@@ -46,6 +48,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CODEXPOOL_CONFIG", str(path))
     monkeypatch.setenv("CODEXPOOL_STATE", str(tmp_path / "state.sqlite3"))
     monkeypatch.setenv("CODEXPOOL_PROXY", "127.0.0.1:9")
+    monkeypatch.setattr(completions, "SECONDS", PATIENCE)
     return path
 
 
@@ -129,11 +132,17 @@ def test_patterns_of_a_member_are_names_of_identities() -> None:
 
 
 def test_what_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completions, "SECONDS", 0.1)
-    never = threading.Event()
+    waited, reached, never = [], threading.Event(), threading.Event()
+
+    def join(_: threading.Thread, seconds: float) -> None:
+        waited.append(seconds)
+        assert reached.wait(PATIENCE)
+
+    monkeypatch.setattr(threading.Thread, "join", join)
 
     def slow(context: click.Context) -> Iterator[tuple[str, str]]:
         yield "first", ""
+        reached.set()
         never.wait()
         yield "second", ""
 
@@ -141,6 +150,7 @@ def test_what_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
 
     never.set()
     assert [item.value for item in items] == ["first"]
+    assert waited == [completions.SECONDS]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -155,7 +165,10 @@ def test_a_script_discards_what_the_command_prints_to_stderr(shell: str) -> None
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_completes_with_the_script(tmp_path: Path) -> None:
     program = tmp_path / "codexpool"
-    code = 'import sys; sys.argv[0] = "codexpool"; from codexpool.cli import main; main()'
+    code = (
+        'import sys; sys.argv[0] = "codexpool"; from codexpool.cli import completions, main; '
+        f"completions.SECONDS = {PATIENCE}; main()"
+    )
     program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
     program.chmod(0o700)
     script = CliRunner().invoke(main, ["completion", "bash"]).stdout
