@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -163,26 +163,30 @@ def _tls(route: Route) -> ssl.SSLContext:
     return context
 
 
-def _mistrust(error: BaseException | None) -> str:
-    """Return why the certificate of a server is not trusted; empty if an error is another one."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, the one that caused it, and so on."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    if error is None:
+
+
+def _mistrust(error: BaseException) -> str:
+    """Return why the certificate of a server is not trusted; empty if an error is another one."""
+    found = next((one for one in _causes(error) if isinstance(one, ssl.SSLCertVerificationError)), None)
+    if found is None:
         return ""
-    return f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name a company's authority"
+    return f"its certificate is not trusted: {found.verify_message}; SSL_CERT_FILE may name a company's authority"
 
 
 def _reason(error: BaseException) -> str:
     """Return why there is no answer: what the operating system says, if that was the cause."""
-    link: BaseException | None = error
-    while link is not None:
+    for link in _causes(error):
         if isinstance(link, socket.gaierror):
             return "its name has no address; is this machine online?"
         if isinstance(link, ssl.SSLError):  # Its errno is not the operating system's.
             return "the TLS handshake failed"
         if isinstance(link, OSError) and link.errno is not None:
             return os.strerror(link.errno).lower()
-        link = link.__cause__ or link.__context__
     return BROKEN.get(type(error).__name__, type(error).__name__)
 
 
@@ -227,20 +231,18 @@ class _Fork:
         await self._proxied.aclose()
 
 
-def _has_begun(error: BaseException | None) -> bool:
+def _has_begun(error: BaseException) -> bool:
     """Return whether there was a connection, on which TLS failed."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError) or type(error).__name__ in ("EndOfStream", "BrokenResourceError"):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    names = ("EndOfStream", "BrokenResourceError")
+    return any(isinstance(link, ssl.SSLError) or type(link).__name__ in names for link in _causes(error))
 
 
 def _refusal(error: httpx.ProxyError) -> str:
     """Return what a proxy answered to CONNECT: its status, and none of its words."""
-    status = found[0] if (found := re.match(r"\d{3}\b", str(error))) is not None else "something that is no answer"
-    remedy = f": check user and password in {VARIABLE}" if status == "407" else ""
-    return f"answers {status}{remedy}"
+    if (found := re.match(r"\d{3}\b", str(error))) is None:
+        return "does not answer as an HTTP proxy does"
+    remedy = f": check user and password in {VARIABLE}" if found[0] == "407" else ""
+    return f"answers {found[0]}{remedy}"
 
 
 class _Network:

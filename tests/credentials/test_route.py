@@ -220,8 +220,14 @@ MODE = "upstream:http://127.0.0.1:3128"
         ({}, MODE, "kim:p@ss", "kim:p@ss", ""),
         ({"mode": [MODE]}, MODE, "kim:p@ss", "kim:p@ss", ""),
         ({"mode": [MODE], "upstream_auth": "ann:x"}, MODE, "ann:x", "ann:x", ""),
-        ({"mode": ["upstream:http://other:1"]}, "upstream:http://other:1", "", "", "asks itself only"),
-        ({"mode": ["regular"]}, "regular", "kim:p@ss", "", "asks itself only"),
+        (
+            {"mode": ["upstream:http://other:1"]},
+            "upstream:http://other:1",
+            "",
+            "",
+            "only to what the proxy itself asks",
+        ),
+        ({"mode": ["regular"]}, "regular", "kim:p@ss", "", "only to what the proxy itself asks"),
         ({"mode": [MODE, "reverse:http://x@8081"]}, MODE, "kim:p@ss", "", "upstream_auth"),
     ],
 )

@@ -100,7 +100,7 @@ def _use_upstream_proxy(environ: Mapping[str, str]) -> Sequence[str]:
     mode = () if is_set_by_user("mode") else (f"upstream:{proxy.scheme}://{proxy}",)
     if not mode and (proxy.host, proxy.port) not in upstreams():
         logger.warning(
-            "%s is used for what the proxy asks itself only: clients are connected as the option mode says (%s)",
+            "%s applies only to what the proxy itself asks: clients' requests go out as the option mode says (%s)",
             VARIABLE,
             ", ".join(ctx.options.mode),
         )
