@@ -241,6 +241,12 @@ def announced_by(pid: int) -> Announcement | None:
     return next((one for one in _announced() if one.pid == pid), None)
 
 
+def only_announced(url: str | None) -> Announcement | None:
+    """Return how the only proxy of this user announced itself, whether it answers or not; None if one is named."""
+    found = [] if url or os.environ.get(VARIABLE) else _announced()
+    return found[0] if len(found) == 1 else None
+
+
 def any_announced() -> bool:
     """Return whether a proxy of this user runs on this machine."""
     return bool(_announced())

@@ -71,6 +71,14 @@ def stop(*arguments: str, code: int = 0) -> Result:
     return result
 
 
+def test_a_proxy_that_does_not_answer_can_be_stopped(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    announces(monkeypatch, process.popen.pid, 9)
+
+    assert f"stopped the proxy at 127.0.0.1:9 (process {process.popen.pid})" in stop().stdout
+
+    assert process.end() == -15
+
+
 @pytest.mark.parametrize("has_descriptors", [True, False])
 def test_the_running_proxy_ends(
     fake: FakeProxy, process: Process, monkeypatch: pytest.MonkeyPatch, has_descriptors: bool

@@ -14,6 +14,7 @@ from codexpool.cli.running_proxy import (
     RunningProxy,
     announcement_of,
     find_proxy,
+    only_announced,
     proxy_option,
 )
 from codexpool.cli.service.files import ENDS_WITHIN
@@ -36,10 +37,10 @@ def stop(proxy_url: str | None) -> None:
     if os.name != "posix":
         raise Failure("on Windows a proxy cannot be asked to end: press Ctrl-C in its window")
     proxy = find_proxy(proxy_url)
-    announced = announcement_of(proxy)
+    announced = announcement_of(proxy) or only_announced(proxy_url)  # One that hangs has to be stopped, too.
     if announced is None or not is_proxy(announced.pid):
         _refuse(proxy)
-    what = f"the proxy at {proxy} (process {announced.pid})"
+    what = f"the proxy at {', '.join(announced.listens)} (process {announced.pid})"
     start = start_of_service(announced.pid)
     try:
         with process(announced.pid) as running:
