@@ -117,6 +117,11 @@ def pool_to_edit(named: Path | None) -> Path:
     return places.find() or places.new
 
 
+def config_arguments(path: Path) -> list[str]:
+    """Return the options with which another command uses this pool.toml; empty if it finds that by itself."""
+    return [] if path == pool_to_edit(None) else ["--config", str(path)]
+
+
 def sources() -> Sources:
     from codexpool.upkeep.shared_logins import SharedLogins
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from codexpool.cli.common import Failure, Pool, Unchanged, edit_pool, remark, require_new_name
+from codexpool.cli.common import Failure, Pool, Unchanged, config_arguments, edit_pool, remark, require_new_name
 from codexpool.cli.ends import future_end
 from codexpool.cli.identity_rows import identity_of
 from codexpool.cli.next_steps import say_next
@@ -104,7 +105,8 @@ def _tell_what_else(path: Path, given: GivenToken, shared: bool, has_priority: b
     if has_priority and config.selection is not Selection.DRAIN_FIRST:
         remark('a priority counts only with selection = "drain-first" in [pool]')
     if len(config.identities) == 1:
-        say_next(*([] if any_announced() else ["codexpool run"]), eval_line(os.environ, "codex"))
+        run = shlex.join(["codexpool", "run", *config_arguments(path)])
+        say_next(*([] if any_announced() else [run]), eval_line(os.environ, "codex"))
 
 
 def require_new_token(pool: Pool, credential: Credential, besides: str = "") -> None:

@@ -28,10 +28,12 @@ def test_after_the_first_token_a_proxy_comes_next(
         pool = Pool(standin, tmp_path, monkeypatch)
         said = pool.add(pat("work"))
         assert "Next" not in pool.add(pat("spare")).stderr
+        other = pool.add(pat("other"), "--config", str(tmp_path / "another pool.toml"))
 
     run = "  codexpool run\n" if is_told else ""
     assert f'Next:\n{run}  eval "$(codexpool env)" && codex\n' in said.stderr
     assert "Next" not in said.stdout
+    assert (f"codexpool run --config '{tmp_path}/another pool.toml'\n" in other.stderr) is is_told
 
 
 @pytest.mark.parametrize("is_guided", [True, False])

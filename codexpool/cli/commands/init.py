@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -150,7 +151,7 @@ class Guide:
             if not self._proxy() and click.confirm("   Try again?", default=True):
                 self._start()
         elif how == "t":
-            click.echo(f"   In another terminal: {' '.join(['codexpool run', *self._named])}\n   Waiting for it …")
+            click.echo(f"   In another terminal: {self._with_config('codexpool run')}\n   Waiting for it …")
             _wait()
 
     def _has_service(self) -> bool:
@@ -184,7 +185,10 @@ class Guide:
         """Return the command lines that are left to type."""
         left = [] if self._identities() else ["codexpool add NAME"]
         left += [] if _running() else ["codexpool run"]
-        return [*(" ".join([line, *self._named]) for line in left), eval_line(os.environ, "codex")]
+        return [*map(self._with_config, left), eval_line(os.environ, "codex")]
+
+    def _with_config(self, line: str) -> str:
+        return f"{line} {shlex.join(self._named)}".rstrip()
 
     def _run(self, name: str, *arguments: str) -> None:
         """Run another command. If it fails, say why, and go on."""
