@@ -69,8 +69,8 @@ class StatusView:
         if file and file["missing"]:
             yield Text(f"there is no {file['path']}", "bold yellow")
         if file and file["problem"]:
-            read_at = local_time(file["read_at"])
-            yield Text(f"the pool.toml in use was read at {read_at}: {file['problem']}", "bold yellow")
+            used = f"the pool.toml in use was read at {local_time(file['read_at'])}: " if file["read_at"] else ""
+            yield Text(f"{used}{file['problem']}", "bold yellow")
         state = self._document.get("state")
         if state and not state["connected"]:
             yield Text(f"the state is lost since {clock(state['since'])}: {_lost(state)}", "bold yellow")

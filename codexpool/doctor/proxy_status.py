@@ -32,7 +32,9 @@ def findings(document: Mapping[str, Any], where: str, pool_toml: Path | None) ->
         yield note(PROXY, text, f"to use the same for both, set CODEXPOOL_CONFIG={used}")
     file: Mapping[str, Any] = document.get("pool_file") or {}
     if file.get("problem"):
-        text = f"uses its pool.toml as it was at {local_time(file.get('read_at'))}: {file['problem']}"
+        read_at = file.get("read_at")
+        of_before = f"uses its pool.toml as it was at {local_time(read_at)}: " if read_at else ""
+        text = f"{of_before}{file['problem']}"
         yield wrong(PROXY, text, "fix it (codexpool config check); the proxy notices within two seconds")
     if closed:
         remedy = "see the proxy's log; codexpool config check finds the errors of a pool.toml"

@@ -221,8 +221,10 @@ class Telemetry:
         )
 
     def _pool_file(self) -> PoolFile | None:
-        file = self.view.pool_file
-        return file._replace(problem=file.problem or self.finder.problem) if file is not None else None
+        file, found = self.view.pool_file, self.finder
+        if file is not None:
+            return file._replace(problem=file.problem or found.problem)
+        return PoolFile(found.rejected, None, problem=found.problem) if found.rejected is not None else None
 
 
 INSTALLED_EVERY = 2.0  # Seconds between two looks at the version that is installed.

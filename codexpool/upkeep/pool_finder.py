@@ -30,6 +30,7 @@ class PoolFinder:
         use: Callable[[PoolConfig, Watcher], None],
     ) -> None:
         self.problem = ""  # Why the file that was found is not used.
+        self.rejected: Path | None = None  # That file.
         self._places = places
         self._in_use = in_use
         self._use = use
@@ -47,7 +48,7 @@ class PoolFinder:
         used = self._in_use()
         path = await tasks.in_thread(self._places().find, used)
         if path is None or path == used:
-            self.problem, self._rejected = "", Watcher([])
+            self.problem, self.rejected, self._rejected = "", None, Watcher([])
             return
         if path in self._rejected and not await tasks.in_thread(self._rejected.changed):
             return
@@ -62,4 +63,4 @@ class PoolFinder:
             stays = f"{used} stays in use" if used is not None else "there is still no pool"
             self.problem = f"{path} cannot be used, so {stays}: {str(error).splitlines()[0]}"
             logger.error("%s", self.problem)
-            self._rejected = watcher
+            self.rejected, self._rejected = path, watcher

@@ -34,10 +34,13 @@ async def settled(watcher: Watcher) -> None:
 
 
 class PoolFile(NamedTuple):
-    """The pool.toml in use, and when it was read (unix seconds). ``problem`` says why it is not used as it is now."""
+    """The pool.toml in use, and when it was read (unix seconds; None: never, because it is not valid yet).
+
+    ``problem`` says why it is not used as it is now.
+    """
 
     path: Path
-    read_at: float
+    read_at: float | None
     is_missing: bool = False
     problem: str = ""
 

@@ -189,6 +189,8 @@ def test_a_pool_toml_that_is_not_in_use_as_it_is_now_is_reported(fake: FakeProxy
     file = {"path": "/home/me/pool.toml", "read_at": NOW, "missing": False, "problem": "it is invalid: line 3"}
     assert "the pool.toml in use was read at" not in shown(fake, pool_file={**file, "problem": ""})
     assert "invalid: line 3" in shown(fake, pool_file=file, columns=200)
+    unread = {**file, "read_at": None, "problem": "cannot be used, so there is still no pool"}
+    assert "\ncannot be used, so there is still no pool" in shown(fake, pool_file=unread, columns=200)
     assert "there is no /home/me/pool.toml" in shown(fake, pool_file={**file, "missing": True}, columns=200)
 
 

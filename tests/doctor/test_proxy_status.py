@@ -55,7 +55,12 @@ def test_it_says_whom_the_proxy_serves(proxy: dict[str, Any], members: Any, word
         (
             {"pool_file": {"path": "/p", "read_at": NOW, "missing": False, "problem": "it is invalid: /p:3"}},
             Level.WRONG,
-            "it is invalid: /p:3",
+            "uses its pool.toml as it was at 2025-11-24 16:00: it is invalid: /p:3",
+        ),
+        (
+            {"pool_file": {"path": "/p", "read_at": None, "missing": False, "problem": "/p cannot be used"}},
+            Level.WRONG,
+            "/p cannot be used",
         ),
         ({"identities": [identity(), DEAD]}, Level.WRONG, "spare is needs_replacement (401 token_revoked"),
         ({"identities": [identity(), identity("two", status="paused")]}, Level.NOTE, "two is paused"),

@@ -221,6 +221,7 @@ async def test_a_pool_toml_that_cannot_be_used_is_reported_once_and_changes_noth
         await looked_again()
         assert uses.used == []
         assert len(said(caplog.records, f"{beside} cannot be used, so {home} stays in use: ")) == 1
+        assert uses.finder.rejected == beside
 
         uses.refusal = "access = anyone"
         pool_in(tmp_path / "beside", "spare")
@@ -229,6 +230,7 @@ async def test_a_pool_toml_that_cannot_be_used_is_reported_once_and_changes_noth
         pool_in(tmp_path / "beside", "other")
         await until(lambda: uses.used == [beside])
         await until(lambda: uses.finder.problem == "")
+        assert uses.finder.rejected is None
 
 
 def test_a_file_that_is_in_use_counts_unless_it_is_certainly_gone(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ function* ofLink() {
 
 function* ofProxy({ proxy, breaker, state, pool_file: file }) {
   if (file?.problem) {
-    const text = [`${short(file.problem, 500)}. The one of `, [file.read_at, "both"], " stays in use. ", { command: "codexpool config check" }];
+    const stays = file.read_at ? ["The one of ", [file.read_at, "both"], " stays in use. "] : [];
+    const text = [`${short(file.problem, 500)}. `, ...stays, { command: "codexpool config check" }];
     yield { key: "file", tone: "warn", title: "pool.toml is not used as it is now: ", text };
   }
   if (proxy.installed && proxy.installed !== proxy.version) {

@@ -52,7 +52,7 @@ function show(found) {
     proxy.pool ?? "no pool.toml",
   ];
   const words = facts(...of.map((text) => short(text, 200)));
-  const read = found.pool_file ? [" read ", [found.pool_file.read_at, "both"]] : [];
+  const read = found.pool_file?.read_at ? [" read ", [found.pool_file.read_at, "both"]] : [];
   sentence(node("proxy"), ...words, ...read, " · ", "started ", [proxy.started_at, "both"]);
 }
 
