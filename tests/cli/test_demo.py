@@ -16,7 +16,7 @@ from codexpool.cli import main
 from codexpool.cli.demo import stage, story
 from codexpool.cli.demo.backend import Seen, StandIn, Token
 from codexpool.cli.demo.clients import signs_of_trouble
-from codexpool.protocol.endpoints import RESPONSES
+from codexpool.protocol.endpoints import ACCOUNTS_CHECK, HOST, RESPONSES
 from tests.cli.running import World
 from tests.running import ROOT, until
 
@@ -154,6 +154,25 @@ def test_demo_fails_if_the_token_lives_on(
     assert "checks failed" in result.stderr
     assert "exactly one request was refused (0)" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_request_beside_the_turn_does_not_spoil_the_story(
+    quick: Callable[[], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codex asks for its account at any time, also just before the turn that is to be refused."""
+    kill, asked = StandIn.kill, []
+
+    def kill_and_ask(standin: StandIn, token: str) -> None:
+        kill(standin, token)
+        headers = [("authorization", f"Bearer {token}"), ("chatgpt-account-id", standin.tokens[token].account_id)]
+        asked.append(standin.receive(Seen("GET", HOST, ACCOUNTS_CHECK, headers), b""))
+
+    monkeypatch.setattr(StandIn, "kill", kill_and_ask)
+
+    result = quick()
+
+    assert result.exit_code == 0, result.output
+    assert [token is not None for token in asked] == [True]
 
 
 def test_demo_fails_if_the_client_sees_the_refusal(

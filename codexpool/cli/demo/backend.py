@@ -45,6 +45,8 @@ class Token:
     routing_override: str = NO_CONSTRAINT
     own: bool = False
     alive: bool = True
+    is_dying: bool = False
+    """The next turn finds it dead."""
 
     @property
     def account_id(self) -> str:
@@ -105,8 +107,11 @@ class StandIn(ThreadingTCPServer):
         """Print nothing: a client may close its connection at any time."""
 
     def kill(self, token: str) -> None:
-        """Refuse a token from now on, on every endpoint."""
-        self.tokens[token].alive = False
+        """Refuse a token from its next turn on, on every endpoint.
+
+        The client's other requests come before or after the turn; the story is about the turn.
+        """
+        self.tokens[token].is_dying = True
 
     def receive(self, seen: Seen, body: bytes) -> Token | None:
         """Record a request, and return its token; None if that is unknown or dead."""
@@ -115,6 +120,8 @@ class StandIn(ThreadingTCPServer):
         seen.name = token.name if token else ""
         request = f"{seen.method} {seen.host}{seen.path}"
         self.problems += [f"{request}: {problem}" for problem in self._problems(seen, token, body)]
+        if token and token.is_dying and seen.path == RESPONSES:
+            token.alive = False
         return token if token and token.alive else None
 
     def _problems(self, seen: Seen, token: Token | None, body: bytes) -> Iterator[str]:

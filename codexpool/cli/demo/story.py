@@ -40,7 +40,7 @@ class Story:
         self._step("First turn: the request leaves under an identity of the pool")
         serving = self._turn("first", refused=[])
         before = self._stage.pool.read_text(encoding="utf-8")
-        self._step(f"{serving.name}'s token dies: from now on the backend refuses it")
+        self._step(f"{serving.name}'s token dies: the backend refuses it from the next turn on")
         self._line("The proxy is not told. It serves this session, and the session continues.")
         self._stage.standin.kill(serving.token)
         self._step("Second turn of the same session: refused, and sent again")
