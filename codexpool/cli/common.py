@@ -263,8 +263,11 @@ class Pool:
 
     def say_if_empty(self) -> None:
         """Tell a person that there are no identities, if so. (Standard output is for data.)"""
-        if not self.config.identities:
-            remark(NO_IDENTITIES)
+        if self.config.identities:
+            return
+        remark(NO_IDENTITIES)
+        if self.config.is_missing and (named_by := pool_places(None).named_by):
+            remark(f"{named_by} names {self.path}, which does not exist yet")
 
     def edit(self, change: Callable[[str], str]) -> None:
         """Change the text of pool.toml, creating it if need be. Raises Failure, also if it would be invalid."""
