@@ -92,17 +92,13 @@ def start(tool: str, arguments: Sequence[str], environ: Mapping[str, str], outpu
 def _server() -> socket.socket:
     """Start the server of this process, and return the connection to it. It ends when the connection does."""
     ours, theirs = socket.socketpair()
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *_python_path()])}
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "tests.forking", str(theirs.fileno())]
     process = subprocess.Popen(command, env=environ, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     atexit.register(process.wait, 10)
     atexit.register(ours.close)
     return ours
-
-
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 # -- the server's side
@@ -178,7 +174,7 @@ def _become(request: Any, output: int) -> None:
         os.environ.update(environ)
         os.chdir(folder)
         sys.argv = [tool, *arguments]
-        sys.path[:] = [*_python_path(), *(path for path in sys.path if path not in ("", str(ROOT)))]
+        del sys.path[0]  # the checkout, because of `-m`: an installed command finds it only if it is installed there
         code = _run(tool, arguments)
     except SystemExit as end:
         code = _exit_code(end)
