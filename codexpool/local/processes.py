@@ -13,7 +13,7 @@ from typing import Final
 
 from codexpool.local.running_proxies import may_run
 
-NAMES: Final = (b"codexpool", b"mitm")  # one of them is in the command line of each proxy
+NAMES: Final = (b"codexpool", b"mitm")  # One of them is in a word of each proxy's command line, folders aside.
 LOOK: Final = 0.1  # seconds between two looks at a process, where the system does not tell that it has ended
 
 
@@ -46,10 +46,10 @@ def is_proxy(pid: int) -> bool:
     A note in a folder that a container shares has an id of the container, which is another process here.
     """
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return True
-    return any(name in words for name in NAMES)
+    return any(name in word.rpartition(b"/")[2] for word in words for name in NAMES)
 
 
 @contextlib.contextmanager

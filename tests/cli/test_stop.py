@@ -20,7 +20,7 @@ from tests.cli.fakeproxy import FakeProxy, status
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
 
 ENDS = "import time; print(flush=True); time.sleep(60)  # codexpool run"
-ANOTHER = "import time; print(flush=True); time.sleep(60)"
+ANOTHER = "import time; print(flush=True); time.sleep(60)  # in a folder /src/codexpool/of-something-else"
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {ENDS}"
 
 
