@@ -37,18 +37,20 @@ class Fork:
         self.pid = int(self._line(None))
 
     def poll(self) -> int | None:
-        if self.returncode is None and (text := self._line(0)):
-            self.returncode = int(text)
-            self._answers.close()
-        return self.returncode
+        return self._ended(0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit code; of a process that a signal has ended, minus its number. Raises TimeoutExpired."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("mitmproxy", timeout or 0)
+        return code
+
+    def _ended(self, timeout: float | None) -> int | None:
+        """Return the exit code, or None if it still runs after ``timeout`` seconds."""
         if self.returncode is None and (text := self._line(timeout)):
             self.returncode = int(text)
             self._answers.close()
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired("mitmproxy", timeout or 0)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
